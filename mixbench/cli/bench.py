@@ -1,0 +1,81 @@
+"""`mixbench bench`: what things cost, beside their reference in the same run."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixbench.cli.options import AsJson, CacheDir, DataDir, Device, cache_folder, resolve_device
+
+bench = typer.Typer(help="Measure speed beside a reference, in one run.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measure speed beside a reference, in one run."""
+
+
+@bench.command("eval")
+def bench_eval(
+    model: Annotated[str, typer.Option(help="As for mixbench eval.")] = "convmixer_frozen",
+    dataset: Annotated[str | None, typer.Option(help="[default: what the model learned]")] = None,
+    norm: Annotated[str, typer.Option(help="Linf, L2 or L1.")] = "Linf",
+    eps: Annotated[str | None, typer.Option(help="[default: the dataset's]")] = None,
+    n_examples: Annotated[int | None, typer.Option(help="[default: all, at most 1000]")] = None,
+    seed: Annotated[int, typer.Option(help="The run seed.")] = 0,
+    batch_sizes: Annotated[str, typer.Option(help="Batch sizes of the bare library.")] = "250,500,1000",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights for the model.")] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time AutoAttack through the harness and through bare pyautoattack at its best batch size."""
+    from rich.table import Table
+
+    from mixbench.attacks import attack_named
+    from mixbench.cli.eval import default_threat_models
+    from mixbench.cli.tables import console, percent
+    from mixbench.datasets import load_examples
+    from mixbench.evaluation import compare_with_bare, plan
+    from mixbench.models import load_model
+
+    loaded = load_model(model, checkpoint=checkpoint)
+    name = dataset or loaded.dataset or "digits"
+    threat_models = default_threat_models(name, norm, eps)[:1]
+    folder = cache_folder(cache_dir)
+    examples = load_examples(name, data_dir=data_dir, cache_dir=folder, n_examples=n_examples, seed=seed)
+    run_plan = plan(
+        loaded, examples, attack_named("autoattack"), threat_models, seed=seed, block_size=max(len(examples), 1)
+    )
+    sizes = [int(size) for size in batch_sizes.split(",")]
+    result = compare_with_bare(run_plan, device=resolve_device(device), batch_sizes=sizes)
+    if as_json:
+        content = {
+            "record": result.record.model_dump(mode="json"),
+            "harness_seconds": result.harness_seconds,
+            "bare": [dataclasses.asdict(run) for run in result.bare],
+            "ratio": result.ratio,
+            "agreement": result.agreement,
+        }
+        typer.echo(json.dumps(content, indent=2))
+        return
+    record = result.record
+    table = Table(
+        "what", "batch", "seconds", "robust", title=f"{record.model.name}, {len(examples)} examples of {name}"
+    )
+    table.add_row("mixbench", str(len(examples)), f"{result.harness_seconds:.2f}", str(record.robust.correct))
+    for run in result.bare:
+        table.add_row("pyautoattack", str(run.batch_size), f"{run.seconds:.2f}", str(run.robust))
+    console().print(table)
+    for stage, seconds in record.cost.seconds_by_stage.items():
+        typer.echo(f"  {stage}: {seconds:.2f} s, broke {record.broken_by.get(stage, 0)}")
+    typer.echo(f"ratio to the fastest bare run: {result.ratio:.3f}; same verdicts: {result.agreement:.2%}")
+    typer.echo(f"robust accuracy {percent(record.robust)}, {record.threat_model.norm} {record.threat_model.eps}")
+    peak = record.cost.peak_memory_bytes / 2**20
+    typer.echo(
+        f"{record.cost.forwards} forwards, {record.cost.backwards} backwards, peak memory {peak:.0f} MiB,"
+        f" {record.provenance.device}"
+    )

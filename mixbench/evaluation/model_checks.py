@@ -1,0 +1,93 @@
+"""What a model must be before an attack is worth its compute."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixbench.errors import InvalidInputError
+
+_RANGE_TOLERANCE = 1e-6
+_SUM_TOLERANCE = 1e-3
+
+
+@contextmanager
+def ready_for_attack(model: nn.Module, device: torch.device) -> Generator[None]:
+    """Move `model` to `device` with gradients of its parameters off and float32 kept exact; undo it afterwards.
+
+    Gradients of parameters would double the cost of foolbox's attacks.
+    """
+    if any(module.training for module in model.modules()):
+        raise InvalidInputError("the model is in train mode, where batches change its output: call model.eval() first")
+    parameters = list(model.parameters())
+    learning = [parameter.requires_grad for parameter in parameters]
+    origin = parameters[0].device if parameters else device
+    try:
+        model.to(device).requires_grad_(False)
+        with exact_float32():
+            yield
+    finally:
+        model.to(origin)
+        for parameter, learns in zip(parameters, learning, strict=True):
+            parameter.requires_grad_(learns)
+
+
+@contextmanager
+def exact_float32() -> Generator[None]:
+    """Keep CUDA from computing in TF32, whose 10-bit mantissa is not float32."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def check_images(images: Float[Tensor, "batch channel height width"]) -> None:
+    """Raise InvalidInputError unless all values are finite and in [0, 1]."""
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -_RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+        raise InvalidInputError(
+            f"images have values from {low:.6g} to {high:.6g}, expected [0, 1]: pass pixels divided by 255 and leave"
+            " normalisation to the model"
+        )
+
+
+def check_outputs(model: nn.Module, images: Float[Tensor, "batch channel height width"], *, num_classes: int) -> None:
+    """Raise InvalidInputError unless `model` maps `images` to finite logits for `num_classes` classes."""
+    size = "x".join(str(n) for n in images.shape[1:])
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise InvalidInputError(
+            f"the model cannot take images of {size} ({reason}): choose a dataset of the size it was made for"
+        ) from error
+    shape = tuple(logits.shape)
+    if len(shape) != 2 or shape[0] != len(images):  # noqa: PLR2004 - batch and class
+        raise InvalidInputError(
+            f"the model returned shape {shape} for {len(images)} images, expected a row of logits each"
+        )
+    if shape[1] != num_classes:
+        raise InvalidInputError(
+            f"the model returned {shape[1]} classes and the dataset has {num_classes}: choose a model trained on it"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise InvalidInputError("the model returned NaN or infinite logits for clean images: its weights are damaged")
+    _check_not_probabilities(logits)
+
+
+def _check_not_probabilities(logits: Float[Tensor, "batch logit"]) -> None:
+    # A scaled softmax sums to another constant, which the attack library's own check does not see.
+    sums = logits.sum(1)
+    constant = float((sums - sums[0]).abs().max()) <= _SUM_TOLERANCE * abs(float(sums[0]))
+    if float(logits.min()) >= 0 and constant and len(sums) > 1:
+        raise InvalidInputError(
+            f"the model returned probabilities (no value below 0, every row sums to {float(sums[0]):.4g}), expected"
+            " logits: remove its final softmax, which hides gradients from the attacks"
+        )

@@ -1,0 +1,112 @@
+"""Finished pieces of a run on disk: what survives `kill -9`."""
+
+import io
+import json
+import shutil
+import zipfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from mixbench.errors import RecordError
+from mixbench.files import write_atomically
+
+_MANIFEST_NAME = "manifest.json"
+_FORMAT = "mixbench.workspace/1"
+
+
+@dataclass(frozen=True, eq=False)
+class StageResult:
+    """What one stage did to the examples of one block that were still robust, at one eps.
+
+    Attributes:
+        positions: Positions of the attacked examples in the evaluated set.
+        broken: Which of them were broken, verified.
+        adversarials: The adversarial images of the broken ones.
+        predictions: Their predicted classes.
+        margins: Their margins, at most 0.
+        norms: Sizes of their perturbations.
+        forwards: Forward passes of each attacked example.
+        backwards: Backward passes of each attacked example.
+        warnings: What the attack library said.
+        seconds: Wall time.
+        peak_memory_bytes: Highest memory use seen so far.
+    """
+
+    positions: Int64[np.ndarray, " attacked"]
+    broken: Bool[np.ndarray, " attacked"]
+    adversarials: Float[np.ndarray, "found channel height width"]
+    predictions: Int64[np.ndarray, " found"]
+    margins: Float[np.ndarray, " found"]
+    norms: Float[np.ndarray, " found"]
+    forwards: Int64[np.ndarray, " attacked"]
+    backwards: Int64[np.ndarray, " attacked"]
+    warnings: tuple[str, ...]
+    seconds: float
+    peak_memory_bytes: int
+
+    def to_bytes(self) -> bytes:
+        """Return the result as an uncompressed npz archive."""
+        buffer = io.BytesIO()
+        values = asdict(self) | {"warnings": np.array(json.dumps(self.warnings))}
+        np.savez(buffer, allow_pickle=False, **values)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "StageResult":
+        """Return the result written by `to_bytes`."""
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            values: dict[str, Any] = {field.name: archive[field.name] for field in fields(cls)}
+        values["warnings"] = tuple(json.loads(str(values["warnings"])))
+        values["seconds"] = float(values["seconds"])
+        values["peak_memory_bytes"] = int(values["peak_memory_bytes"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder in which a run keeps its finished stages; `key` says which run it belongs to."""
+
+    folder: Path
+    key: dict[str, str]
+
+    def open(self) -> None:
+        """Claim the folder for this run; raises RecordError if it holds another one or cannot be written."""
+        manifest = self.folder / _MANIFEST_NAME
+        expected = {"format": _FORMAT, **self.key}
+        if manifest.is_file():
+            try:
+                found = json.loads(manifest.read_text())
+            except ValueError:
+                found = {}
+            if found != expected:
+                differing = sorted(name for name in expected if found.get(name) != expected[name])
+                raise RecordError(
+                    f"{self.folder} holds the finished blocks of another run (other {', '.join(differing)}): choose"
+                    " another --workspace, or delete it"
+                )
+            return
+        write_atomically(manifest, json.dumps(expected, indent=2).encode())
+
+    def load(self, name: str) -> StageResult | None:
+        """Return the finished stage called `name`, or None where it must be run (again)."""
+        try:
+            return StageResult.from_bytes((self.folder / f"{name}.npz").read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            # A damaged file costs time, not truth: the stage is deterministic.
+            return None
+
+    def save(self, name: str, result: StageResult) -> None:
+        """Keep a finished stage."""
+        write_atomically(self.folder / f"{name}.npz", result.to_bytes())
+
+
+def remove_workspace(folder: Path) -> None:
+    """Delete the folder of a run whose records are stored."""
+    if (folder / _MANIFEST_NAME).is_file():
+        shutil.rmtree(folder, ignore_errors=True)

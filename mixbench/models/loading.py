@@ -1,0 +1,175 @@
+"""From a name on the command line to a network that takes images in [0, 1] and returns logits."""
+
+import hashlib
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixbench.errors import CheckpointError, InvalidInputError, MixbenchError, UnknownNameError
+from mixbench.models.architectures import ARCHITECTURES
+from mixbench.models.checkpoints import CONFIG_NAME, Checkpoint, count_parameters, load_checkpoint
+from mixbench.models.weights import load_into, read_state_dict
+from mixbench.models.zoo import FIRST_TAG, zoo_folder, zoo_names
+from mixbench.records import ModelIdentity
+
+
+class PixelModel(nn.Module):
+    """A network that was trained on normalised images, made to take images in [0, 1]."""
+
+    def __init__(self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
+        """Return the logits of `images` in [0, 1]."""
+        mean: Any = self.mean
+        std: Any = self.std
+        return self.model((images - mean) / std)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network ready to be evaluated, and what a record says of it.
+
+    Attributes:
+        module: In eval mode, on the CPU; images in [0, 1] to logits.
+        identity: Name, hash, mixing and parameter counts.
+        image_size: Channels, height and width it expects; None when unknown.
+        dataset: The data it was trained on; None when unknown.
+    """
+
+    module: nn.Module
+    identity: ModelIdentity
+    image_size: tuple[int, int, int] | None
+    dataset: str | None
+
+
+def load_model(name: str, *, checkpoint: Path | None = None, trust_pickle: bool = False) -> LoadedModel:
+    """Return the network called `name`, with pretrained weights or those of `checkpoint`.
+
+    `name` is a zoo name (`convmixer_frozen.digits`; without a tag, its first one), `local-dir:FOLDER`, `hf-hub:ID`,
+    `timm:NAME`, or `package.module:factory` for code that is importable. Raises UnknownNameError or CheckpointError.
+    """
+    prefix, _, rest = name.partition(":")
+    if prefix == "timm":
+        return _timm_model(rest, checkpoint, trust_pickle=trust_pickle)
+    if prefix == "local-dir":
+        return _from_checkpoint(load_checkpoint(Path(rest)), name=Path(rest).resolve().name)
+    if prefix == "hf-hub":
+        return _hub_model(rest)
+    if rest:
+        return _factory_model(name, checkpoint, trust_pickle=trust_pickle)
+    if checkpoint is not None:
+        return _own_architecture(name, checkpoint, trust_pickle=trust_pickle)
+    tagged = f"{name}.{FIRST_TAG}" if name in ARCHITECTURES else name
+    if tagged not in zoo_names():
+        raise UnknownNameError("model", name, [*zoo_names(), "timm:NAME", "local-dir:FOLDER", "hf-hub:ID"])
+    return _from_checkpoint(load_checkpoint(zoo_folder() / tagged), name=tagged)
+
+
+def _from_checkpoint(checkpoint: Checkpoint, *, name: str) -> LoadedModel:
+    card = checkpoint.card
+    identity = ModelIdentity(
+        name=name,
+        sha256=card.sha256,
+        mixing=card.mixing,
+        filter_seed=None if card.mixing == "trained" else card.filter_seed,
+        parameters=count_parameters(checkpoint.model),
+    )
+    return LoadedModel(checkpoint.model, identity, image_size=card.image_size, dataset=card.dataset)
+
+
+def _own_architecture(name: str, path: Path, *, trust_pickle: bool) -> LoadedModel:
+    """Load weights for one of the registered architectures: a checkpoint folder, or a file of the default size."""
+    architecture = name.partition(".")[0]
+    if architecture not in ARCHITECTURES:
+        raise UnknownNameError("architecture", architecture, ARCHITECTURES)
+    folder = path if path.is_dir() else path.parent
+    if (folder / CONFIG_NAME).is_file() and not trust_pickle:
+        return _from_checkpoint(load_checkpoint(folder), name=name)
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model(architecture)
+    load_into(model, read_state_dict(path, trust_pickle=trust_pickle), source=str(path))
+    # Without a card nothing proves that the filters are frozen draws, so the record does not say so.
+    return _foreign(model, name=name, image_size=None)
+
+
+def _timm_model(name: str, path: Path | None, *, trust_pickle: bool) -> LoadedModel:
+    bare = name.partition(".")[0]
+    if not timm.is_model(bare):
+        raise UnknownNameError("timm model", bare, timm.list_models())
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model = timm.create_model(name, pretrained=path is None)
+        except MixbenchError:
+            raise
+        except Exception as error:  # timm and the hub client raise whatever their transport raises
+            raise CheckpointError(
+                f"timm could not build {name} with pretrained weights ({error}): check the network and the tag, or"
+                " pass --checkpoint"
+            ) from error
+    if path is not None:
+        load_into(model, read_state_dict(path, trust_pickle=trust_pickle), source=str(path))
+    cfg: Any = model.pretrained_cfg
+    pixel_model = PixelModel(model, mean=tuple(cfg["mean"]), std=tuple(cfg["std"]))
+    channels, height, width = cfg["input_size"]
+    return _foreign(pixel_model, name=f"timm:{name}", image_size=(channels, height, width))
+
+
+def _hub_model(repository: str) -> LoadedModel:
+    try:
+        model = timm.create_model(f"hf-hub:{repository}", pretrained=True)
+    except MixbenchError:
+        raise
+    except Exception as error:  # the hub client raises whatever its transport raises
+        raise CheckpointError(f"cannot load hf-hub:{repository} ({error}): check the network and the name") from error
+    cfg: Any = model.pretrained_cfg
+    if cfg.get("architecture") in ARCHITECTURES:
+        return _foreign(model, name=f"hf-hub:{repository}", image_size=tuple(cfg["input_size"]))
+    pixel_model = PixelModel(model, mean=tuple(cfg["mean"]), std=tuple(cfg["std"]))
+    return _foreign(pixel_model, name=f"hf-hub:{repository}", image_size=tuple(cfg["input_size"]))
+
+
+def _factory_model(name: str, path: Path | None, *, trust_pickle: bool) -> LoadedModel:
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInputError(
+            f"cannot import the model {name} ({error}): expected package.module:factory, a function without"
+            " arguments that returns a network"
+        ) from None
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
+    if path is not None:
+        load_into(model, read_state_dict(path, trust_pickle=trust_pickle), source=str(path))
+    return _foreign(model, name=name, image_size=None)
+
+
+def _foreign(model: nn.Module, *, name: str, image_size: tuple[int, int, int] | None) -> LoadedModel:
+    identity = ModelIdentity(
+        name=name,
+        sha256=_state_hash(model),
+        mixing="foreign",
+        filter_seed=None,
+        parameters=count_parameters(model),
+    )
+    return LoadedModel(model.eval(), identity, image_size=image_size, dataset=None)
+
+
+def _state_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes of all tensors of `model`."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,75 @@
+"""Reading weights that somebody else may have written."""
+
+import pickle
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mixbench.errors import CheckpointError
+
+StateDict = dict[str, Tensor]
+
+
+def read_state_dict(path: Path, *, trust_pickle: bool) -> StateDict:
+    """Return the tensors in `path`, on the CPU; safetensors always, pickles only with `trust_pickle`.
+
+    Even then only tensors are unpickled (`weights_only=True`). Raises CheckpointError that says what the file is
+    instead.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; check the path") from None
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(
+            f"{path} is an HTML page, not weights: the download returned a web page, so fetch the file itself"
+        )
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return _read_pickle(path, trust_pickle=trust_pickle)
+    try:
+        return load_file(path, device="cpu")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}): it is truncated or damaged, so fetch it again"
+        ) from None
+
+
+def _read_pickle(path: Path, *, trust_pickle: bool) -> StateDict:
+    if not trust_pickle:
+        raise CheckpointError(
+            f"{path} is a pickle, which can run code when it is loaded: convert it to safetensors, or pass"
+            " --trust-pickle to load its tensors alone"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise CheckpointError(f"{path} holds more than tensors or is damaged ({reason}): save its state dict") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} holds no state dict: expected a mapping from names to tensors")
+    return content
+
+
+def load_into(model: nn.Module, state_dict: StateDict, *, source: str) -> None:
+    """Copy `state_dict` into `model`; raises CheckpointError that names the first tensor that does not fit."""
+    own = model.state_dict()
+    for name, tensor in own.items():
+        if name not in state_dict:
+            raise CheckpointError(f"{source} lacks the tensor {name}: it was made for another architecture or size")
+        if state_dict[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source} has {name} of shape {tuple(state_dict[name].shape)}, the model expects"
+                f" {tuple(tensor.shape)}: it was made for another architecture or size"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(state_dict[name]).all()):
+            raise CheckpointError(f"{source} has values in {name} that are not finite: the training diverged")
+    unexpected = sorted(set(state_dict) - set(own))
+    if unexpected:
+        raise CheckpointError(f"{source} has a tensor {unexpected[0]} that the model lacks: it is for another model")
+    model.load_state_dict(state_dict)

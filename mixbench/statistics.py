@@ -1,0 +1,74 @@
+"""Intervals and paired tests for counts of examples: two models are always compared on the same examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from mixbench.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval; `low` and `high` are in the units of the quantity."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> Interval:
+    """Return the Wilson score interval of `correct / total`, in [0, 1]."""
+    if total < 1:
+        raise InvalidInputError(f"an interval needs at least one example, got total={total}")
+    interval = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return Interval(float(interval.low), float(interval.high))
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided McNemar p-value, in [0, 1].
+
+    The arguments count the discordant examples: right for the first model alone, right for the second alone.
+    """
+    discordant = only_first + only_second
+    return 1.0 if discordant == 0 else float(stats.binomtest(only_first, discordant).pvalue)
+
+
+def paired_difference_interval(
+    first: Bool[np.ndarray, " example"],
+    second: Bool[np.ndarray, " example"],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 9999,
+) -> Interval:
+    """Return the bootstrap interval of accuracy(first) - accuracy(second), in [-1, 1], resampling examples.
+
+    Both arrays say for the same examples, in the same order, whether the model was right.
+    """
+    if first.shape != second.shape or first.ndim != 1 or first.size == 0:
+        raise InvalidInputError(
+            f"a paired comparison needs two equally long, non-empty lists of verdicts, got {first.shape} and"
+            f" {second.shape}"
+        )
+    # A resampled difference depends only on how often the three outcomes are drawn, so counts are resampled.
+    lost, tied = int(np.sum(second & ~first)), int(np.sum(first == second))
+    won = first.size - lost - tied
+    draws = np.random.Generator(np.random.PCG64(seed)).multinomial(
+        first.size, np.array([lost, tied, won]) / first.size, size=resamples
+    )
+    differences = (draws[:, 2] - draws[:, 0]) / first.size
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(differences, [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def holm(p_values: Sequence[float]) -> Float[np.ndarray, " test"]:
+    """Return the p-values adjusted by Holm's step-down rule, in the order given, each in [0, 1]."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    result = np.empty_like(p)
+    result[order] = np.minimum(adjusted, 1.0)
+    return result

@@ -1,0 +1,71 @@
+"""The README.md of a checkpoint, with the metadata that the Hugging Face hub reads."""
+
+from mixbench.models import Checkpoint
+from mixbench.statistics import wilson_interval
+from mixbench.training.recipes import Recipe
+
+_MIXING = {
+    "trained": "Everything learns (the paper's *Full*).",
+    "frozen": "The spatial mixers keep their seeded random values; all else learns (the paper's *Chans*).",
+    "frozen_smooth": "The spatial mixers keep seeded random values that were smoothed; all else learns.",
+    "spatial": "The channel mixers keep their seeded random values; all else learns (the paper's *Space*).",
+}
+
+
+def model_card(name: str, checkpoint: Checkpoint, recipe: Recipe, *, title: str) -> str:
+    """Return the model card of the checkpoint called `name`, trained on the dataset called `title`."""
+    card, spec = checkpoint.card, checkpoint.spec
+    interval = wilson_interval(card.clean.correct, card.clean.total)
+    architecture = ", ".join(f"{key} {value}" for key, value in spec.args.items())
+    return f"""---
+library_name: timm
+license: mit
+tags:
+- image-classification
+- timm
+- mixbench
+datasets:
+- {card.dataset}
+metrics:
+- accuracy
+---
+# {name}
+
+{_MIXING[card.mixing]} Trained on {title}.
+
+| | |
+| --- | --- |
+| architecture | {spec.architecture.name} ({architecture}) |
+| spatial filters | {card.filter_scheme}, filter seed {card.filter_seed} |
+| parameters | {card.parameters.trained} trained, {card.parameters.frozen} frozen |
+| input | {"x".join(str(n) for n in card.image_size)}, pixels in [0, 1], no normalisation |
+| training data | {card.dataset}, train split, fingerprint `{card.dataset_fingerprint}` |
+| recipe | {_describe(recipe)} |
+| seed | {card.seed} |
+| clean accuracy | {card.clean.rate:.2%} ({card.clean.correct} of {card.clean.total} test examples; 95% Wilson \
+interval {interval.low:.2%} to {interval.high:.2%}) |
+| made by | `{card.command}` in {card.seconds:.0f} s on {card.device} |
+| weights | `model.safetensors`, SHA-256 `{card.sha256}` |
+
+The last epoch was kept; the test split was looked at once, for this card. Loading checks the SHA-256, the logits on
+fixed inputs and, bit for bit, the frozen filters:
+
+```python
+import timm
+import mixbench.models
+
+model = timm.create_model("{name}", pretrained=True).eval()
+```
+"""
+
+
+def _describe(recipe: Recipe) -> str:
+    text = (
+        f"{recipe.name}: AdamW, one cycle to learning rate {recipe.learning_rate:g}, weight decay"
+        f" {recipe.weight_decay:g}, batch {recipe.batch_size}, {recipe.epochs} epochs, shifts up to {recipe.max_shift}"
+        " px"
+    )
+    if recipe.adversarial is None:
+        return text
+    training = recipe.adversarial
+    return f"{text}; adversarial training at {training.threat_model}, PGD with {training.steps} steps"
