@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -48,6 +49,7 @@ EXAMPLES_COLUMNS = {
 """The columns of the per-example file and their types; `broken_by`, `eps`, `adversarial_*` and `norm` are null
 unless the example is broken. Margins are the true class's logit minus the largest other one."""
 
+_PART_LENGTH = 60
 _PACKAGES = ("torch", "torchvision", "timm", "foolbox", "pyautoattack", "numpy", "safetensors")
 
 
@@ -57,9 +59,12 @@ def _fraction(value: object) -> Fraction:
     if not isinstance(value, str):
         raise ValueError("eps must be a string such as '8/255'")  # noqa: TRY004 - pydantic reports ValueErrors
     try:
-        return parse_eps(value)
+        eps = parse_eps(value)
     except InvalidInputError as error:
         raise ValueError(str(error)) from None
+    if str(eps) != value:
+        raise ValueError(f"eps {value!r} is not a fraction in lowest terms, expected {str(eps)!r}")
+    return eps
 
 
 Eps = Annotated[
@@ -144,6 +149,14 @@ class ThreatModelField(_Value):
 
     norm: Norm
     eps: Eps
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            ThreatModel(self.norm, self.eps)
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @classmethod
     def of(cls, threat_model: ThreatModel) -> Self:
@@ -247,6 +260,8 @@ class EvaluationRecord(_Value):
         n = self.dataset.n
         if self.clean.total != n or self.robust.total != n:
             raise ValueError(f"clean and robust accuracy must count all {n} examples of the dataset")
+        if self.borderline > n:
+            raise ValueError(f"borderline {self.borderline} is more than the {n} examples of the dataset")
         broken = sum(self.broken_by.values())
         if self.clean.correct - broken != self.robust.correct:
             raise ValueError(
@@ -277,7 +292,7 @@ class EvaluationRecord(_Value):
         """Return the record written in `text`; raises RecordError that names `source` and the first fault."""
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{source} is not JSON ({error}): it may be truncated; evaluate again") from None
         if not isinstance(content, dict):
             raise RecordError(f"{source} is not a record: expected a JSON object with format {EVALUATION_FORMAT!r}")
@@ -288,7 +303,8 @@ class EvaluationRecord(_Value):
                 " it"
             )
         try:
-            return cls.model_validate(content)
+            # Strict, so that "350", true or 350.0 do not pass for the count 350.
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "record"
@@ -339,7 +355,8 @@ def record_id(
     digest = hashlib.sha256(f"{model.sha256}{protocol.hash}".encode()).hexdigest()[:10]
     radius = str(threat_model.eps).replace("/", "_")
     parts = (dataset.name, model.name, attack.name, f"{threat_model.norm.value}_{radius}")
-    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in part) for part in parts) + f"-{digest}"
+    # File systems end at 255 bytes a name; the hash keeps two records apart that are cut to the same text.
+    return "-".join(re.sub(r"[^A-Za-z0-9._]", "_", part)[:_PART_LENGTH] for part in parts) + f"-{digest}"
 
 
 def _git_state() -> tuple[str | None, bool | None]:

@@ -22,6 +22,8 @@ def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> In
     """Return the Wilson score interval of `correct / total`, in [0, 1]."""
     if total < 1:
         raise InvalidInputError(f"an interval needs at least one example, got total={total}")
+    if not 0 <= correct <= total:
+        raise InvalidInputError(f"correct {correct} is not in 0 to total {total}: count each example once")
     interval = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
     return Interval(float(interval.low), float(interval.high))
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mixbench.errors import RecordError
-from mixbench.files import sha256_of, write_atomically
+from mixbench.files import sha256_of, storage_error, write_atomically
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
 
 RECORD_NAME = "record.json"
@@ -68,6 +68,7 @@ class Store:
         if hashlib.sha256(examples).hexdigest() != record.examples_sha256:
             raise RecordError(f"the per-example file does not belong to record {record.id}: its hash differs")
         folder = self.folder / record.id
+        _retire_other(folder, record.examples_sha256)
         write_atomically(folder / EXAMPLES_NAME, examples)
         if adversarials is not None:
             write_atomically(folder / ADVERSARIALS_NAME, adversarials)
@@ -82,6 +83,16 @@ class Store:
     def records(self) -> tuple[EvaluationRecord, ...]:
         """Return every record, in order of id; raises RecordError for the first that cannot be trusted."""
         return tuple(load_record(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
+
+
+def _retire_other(folder: Path, examples_sha256: str) -> None:
+    """Delete a record whose per-example file is about to be replaced by another: a crash must not leave the pair."""
+    examples, record = folder / EXAMPLES_NAME, folder / RECORD_NAME
+    try:
+        if record.is_file() and not (examples.is_file() and sha256_of(examples) == examples_sha256):
+            record.unlink()
+    except OSError as error:
+        raise storage_error(record, error) from error
 
 
 def load_record(path: Path) -> EvaluationRecord:
@@ -105,5 +116,7 @@ def load_record(path: Path) -> EvaluationRecord:
 def record_schema() -> str:
     """Return the JSON Schema of an evaluation record."""
     schema = EvaluationRecord.model_json_schema()
+    # Decoding asks for the format too, though it has a default in code.
+    schema["required"] = list(schema["properties"])
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2) + "\n"

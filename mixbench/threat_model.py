@@ -1,10 +1,17 @@
 """What the attacker may do: a norm and a radius in [0, 1] pixel units."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
 from mixbench.errors import InvalidInputError, UnknownNameError
+
+# Fraction reads "1e999999999" too, and would fill the memory with its digits.
+_NUMBER = re.compile(
+    r"[+-]?(\d{1,300}(/\d{1,300})?|(\d{1,50}\.?\d{0,50}|\.\d{1,50})(e[+-]?\d{1,2})?)", re.ASCII | re.IGNORECASE
+)
+_TOP_GREY_LEVEL = 255
 
 
 class Norm(StrEnum):
@@ -30,7 +37,7 @@ class Norm(StrEnum):
 def parse_eps(text: str) -> Fraction:
     """Return a radius such as "8/255", "0.5" or "2" exactly; raises InvalidInputError unless it is above 0."""
     try:
-        eps = Fraction(text.strip())
+        eps = Fraction(text.strip() if _NUMBER.fullmatch(text.strip()) else "not a number")
     except (ValueError, ZeroDivisionError):
         raise InvalidInputError(
             f"eps {text!r} is not a number: give a fraction or a decimal in [0, 1] pixel units, such as 8/255 or 0.5"
@@ -56,9 +63,11 @@ class ThreatModel:
         if self.eps <= 0:
             raise InvalidInputError(f"eps {self.eps} is not above 0: give the radius in [0, 1] pixel units")
         if self.norm is Norm.LINF and self.eps > 1:
+            guess = (
+                f" (did you mean {self.eps}/255?)" if self.eps.denominator == 1 and self.eps <= _TOP_GREY_LEVEL else ""
+            )
             raise InvalidInputError(
-                f"eps {self.eps} is over 1, the whole range of a pixel: give it in [0, 1] pixel units"
-                f" (did you mean {self.eps}/255?)"
+                f"eps {self.eps} is over 1, the whole range of a pixel: give it in [0, 1] pixel units{guess}"
             )
 
     def __str__(self) -> str:

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The clock of a busy machine fails no test, and every run tries the same cases.
+settings.register_profile("mixbench", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mixbench")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,3 +23,9 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real data sets: set MIXBENCH_DATA_DIR to the folder that holds mnist/mnist and others")
     return folder
+
+
+@pytest.fixture
+def golden_record_path() -> Path:
+    """A record as it was once written: the format on disk, which later versions must go on reading."""
+    return ROOT / "tests" / "golden" / "record.json"

@@ -36,14 +36,17 @@ def _warnings_heard(stage: str) -> Generator[None]:
     heard: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: heard.append(record.getMessage())
-    propagate, disabled = logger.propagate, logger.disabled
+    propagate, disabled, level = logger.propagate, logger.disabled, logger.level
     logger.addHandler(handler)
     logger.propagate, logger.disabled = False, False
+    # A program that logs errors only must not lose what the record has to say.
+    logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.propagate, logger.disabled = propagate, disabled
+        logger.setLevel(level)
         for message in dict.fromkeys(heard):
             warnings.warn(AttackWarning(f"{stage}: {message}"), stacklevel=3)
 
@@ -109,7 +112,7 @@ class AutoAttackStage:
         Bit for bit what pyautoattack finds for the same seed when it is given `images` as one batch.
         """
         num_classes = _count_classes(model, images)
-        with isolated(seed=seed, device=images.device), _warnings_heard(self.name):
+        with isolated(seed=seed), _warnings_heard(self.name):
             library = _library(model, threat_model, seed=seed, device=images.device, num_classes=num_classes)
             search = _SEARCHES[self.name](library)
             search.seed = seed
@@ -209,7 +212,7 @@ class AutoAttack:
 
     def inspect(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
         """Warn of randomised and of optimising models, by the library's own checks."""
-        with isolated(seed=0, device=images.device), _warnings_heard("autoattack"):
+        with isolated(seed=0), _warnings_heard("autoattack"):
             logger = logging.getLogger("auto-attack")
             checks.check_randomized(model, images, labels, bs=len(images), logger=logger)
             # The library counts calls in a module-level table that is never cleared: one dynamic model would mark
@@ -251,14 +254,8 @@ def bare_autoattack(
     batch_size: int,
 ) -> Float[Tensor, "batch channel height width"]:
     """Return what pyautoattack's own driver makes of `images`, run as its documentation says: the reference."""
-    with isolated(seed=seed, device=images.device), _warnings_heard("bare autoattack"):
-        library: Any = pyautoattack.AutoAttack(
-            model,
-            norm=threat_model.norm.value,
-            eps=float(threat_model.eps),
-            seed=seed,
-            version="standard",
-            device=images.device,
-        )
+    num_classes = _count_classes(model, images)
+    with isolated(seed=seed), _warnings_heard("bare autoattack"):
+        library = _library(model, threat_model, seed=seed, device=images.device, num_classes=num_classes)
         adversarial, _ = library.run_standard_evaluation(images, labels, batch_size=batch_size)
     return adversarial

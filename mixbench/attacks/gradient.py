@@ -77,7 +77,7 @@ class FGSM:
         """Return the images after one step, clipped to [0, 1]."""
         attacks = _foolbox().attacks
         step = {Norm.LINF: attacks.LinfFastGradientAttack, Norm.L2: attacks.L2FastGradientAttack}[threat_model.norm]
-        with isolated(seed=seed, device=images.device), torch.enable_grad():
+        with isolated(seed=seed), torch.enable_grad():
             return _run(step(random_start=False), model, images, labels, float(threat_model.eps)).detach()
 
     def passes(self, threat_model: ThreatModel, *, num_classes: int) -> Passes:
@@ -158,7 +158,7 @@ class PGD:
         attack = kind[threat_model.norm](rel_stepsize=self.relative_step_size, steps=self.steps, random_start=True)
         result = images.clone()
         remaining = torch.arange(len(images), device=images.device)
-        with isolated(seed=seed, device=images.device):
+        with isolated(seed=seed):
             for restart in range(self.restarts):
                 with torch.enable_grad():
                     found = _run(attack, model, images[remaining], labels[remaining], float(threat_model.eps)).detach()

@@ -101,13 +101,14 @@ class Attack(Stage, Protocol):
 
 
 @contextmanager
-def isolated(*, seed: int, device: torch.device) -> Generator[None]:
+def isolated(*, seed: int) -> Generator[None]:
     """Run a library from `seed` and leave no trace: global generators, tracer and grad mode are restored.
 
     Both attack libraries draw from torch's global generators, and pyautoattack ends tracing for the whole process.
     """
     tracer = sys.gettrace()
-    devices = [device] if device.type == "cuda" else []
+    # Seeding one device's generator seeds those of all devices.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(seed)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mixbench.cli.options import AsJson, CacheDir, DataDir, Device, cache_folder, resolve_device
+from mixbench.errors import InvalidInputError
 
 bench = typer.Typer(help="Measure speed beside a reference, in one run.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,8 +24,8 @@ def bench_eval(
     dataset: Annotated[str | None, typer.Option(help="[default: what the model learned]")] = None,
     norm: Annotated[str, typer.Option(help="Linf, L2 or L1.")] = "Linf",
     eps: Annotated[str | None, typer.Option(help="[default: the dataset's]")] = None,
-    n_examples: Annotated[int | None, typer.Option(help="[default: all, at most 1000]")] = None,
-    seed: Annotated[int, typer.Option(help="The run seed.")] = 0,
+    n_examples: Annotated[int | None, typer.Option(help="[default: all]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The run seed.")] = 0,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes of the bare library.")] = "250,500,1000",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights for the model.")] = None,
     device: Device = "auto",
@@ -42,15 +43,15 @@ def bench_eval(
     from mixbench.evaluation import compare_with_bare, plan
     from mixbench.models import load_model
 
+    sizes = _parse_sizes(batch_sizes)
     loaded = load_model(model, checkpoint=checkpoint)
     name = dataset or loaded.dataset or "digits"
-    threat_models = default_threat_models(name, norm, eps)[:1]
     folder = cache_folder(cache_dir)
     examples = load_examples(name, data_dir=data_dir, cache_dir=folder, n_examples=n_examples, seed=seed)
+    threat_models = default_threat_models(name, norm, eps)[:1]
     run_plan = plan(
         loaded, examples, attack_named("autoattack"), threat_models, seed=seed, block_size=max(len(examples), 1)
     )
-    sizes = [int(size) for size in batch_sizes.split(",")]
     result = compare_with_bare(run_plan, device=resolve_device(device), batch_sizes=sizes)
     if as_json:
         content = {
@@ -79,3 +80,10 @@ def bench_eval(
         f"{record.cost.forwards} forwards, {record.cost.backwards} backwards, peak memory {peak:.0f} MiB,"
         f" {record.provenance.device}"
     )
+
+
+def _parse_sizes(text: str) -> list[int]:
+    sizes = [int(size) if size.strip().isdecimal() else 0 for size in text.split(",")]
+    if min(sizes) < 1:
+        raise InvalidInputError(f"batch sizes {text!r} are not whole numbers above 0: write them as 250,500,1000")
+    return sizes

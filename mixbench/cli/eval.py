@@ -38,7 +38,7 @@ def evaluate_model(
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
     subset: Annotated[str | None, typer.Option(help="A named subset; see mixbench datasets.")] = None,
     n_examples: Annotated[int | None, typer.Option(help="A class-balanced choice of that many examples.")] = None,
-    seed: Annotated[int, typer.Option(help="The run seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The run seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="PGD: gradient steps. [default: 20]")] = None,
     relative_step_size: Annotated[float | None, typer.Option(help="PGD: step over eps. [default: 0.1]")] = None,
     restarts: Annotated[int | None, typer.Option(help="PGD: independent runs. [default: 1]")] = None,
@@ -68,7 +68,6 @@ def evaluate_model(
     name = dataset or loaded.dataset
     if name is None:
         raise InvalidInputError(f"it is not known what {model} was trained on: name the data with --dataset")
-    threat_models = default_threat_models(name, norm, eps)
     examples = load_examples(
         name,
         split=split,
@@ -78,6 +77,7 @@ def evaluate_model(
         n_examples=n_examples,
         seed=seed,
     )
+    threat_models = default_threat_models(name, norm, eps)
     run_plan = plan(loaded, examples, chosen, threat_models, seed=seed, block_size=block_size)
     records = () if overwrite else _existing(run_plan, runs, with_adversarials=save_adversarials)
     if records:

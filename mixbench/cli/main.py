@@ -22,6 +22,10 @@ from mixbench.cli.train import train_model
 from mixbench.errors import MixbenchError
 
 _OUR_FAULT = 3
+_PLEASE_REPORT = (
+    f"mixbench {mixbench.__version__}: this is a fault in mixbench, not in what you typed; please report it with the"
+    " lines above"
+)
 
 app = typer.Typer(
     name="mixbench",
@@ -64,14 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(None if arguments is None else list(arguments), prog_name="mixbench")
     except MixbenchError as error:
         typer.echo(f"mixbench: {error}", err=True)
+        if error.exit_code == _OUR_FAULT:
+            typer.echo(_PLEASE_REPORT, err=True)
         sys.exit(error.exit_code)
     except Exception:  # noqa: BLE001 - whatever comes here is a fault of ours, and is shown whole
         traceback.print_exc()
-        typer.echo(
-            f"mixbench {mixbench.__version__}: this is a fault in mixbench, not in what you typed; please report it"
-            " with the lines above",
-            err=True,
-        )
+        typer.echo(_PLEASE_REPORT, err=True)
         sys.exit(_OUR_FAULT)
 
 

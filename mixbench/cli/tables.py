@@ -13,8 +13,9 @@ _PLAIN_WIDTH = 200
 
 def console() -> Console:
     """Return the console for results: wide and without colour where standard output is not a terminal."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=_PLAIN_WIDTH, no_color=True)
+    # Names of folders and warnings of libraries may hold brackets or colons, which are no markup.
+    plain = Console(markup=False, emoji=False)
+    return plain if plain.is_terminal else Console(width=_PLAIN_WIDTH, no_color=True, markup=False, emoji=False)
 
 
 def percent(accuracy: Accuracy) -> str:

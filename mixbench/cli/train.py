@@ -1,5 +1,7 @@
 """`mixbench train`: make a checkpoint."""
 
+import os
+import re
 import shlex
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixbench.cli.options import CacheDir, DataDir, Device, cache_folder, resolve_device
-from mixbench.errors import CheckpointError, UnknownNameError
+from mixbench.errors import CheckpointError, InvalidInputError, UnknownNameError
 
 if TYPE_CHECKING:
     from mixbench.training import EpochCallback
@@ -21,7 +23,7 @@ def train_model(
     model: Annotated[str, typer.Option(help="An architecture, such as convmixer_frozen.")],
     dataset: Annotated[str, typer.Option(help="What to train on.")] = "digits",
     recipe: Annotated[str, typer.Option(help="standard or linf.")] = "standard",
-    seed: Annotated[int, typer.Option(help="Seed of initial values, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initial values, order and augmentation.")] = 0,
     filter_seed: Annotated[int, typer.Option(help="Seed of the spatial filters.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     output: Annotated[Path, typer.Option(help="Folder to write the checkpoint folder into.")] = Path("checkpoints"),
@@ -42,6 +44,7 @@ def train_model(
     torch_device = resolve_device(device)
     name = f"{model}.{tag or (dataset if recipe == 'standard' else f'{dataset}_{recipe}')}"
     folder = output / name
+    _check_output(output, tag)
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder} exists already: pass --overwrite to replace it, or choose another --output")
     cache = cache_folder(cache_dir)
@@ -73,6 +76,18 @@ def train_model(
     )
     clean = checkpoint.card.clean
     typer.echo(f"{folder}: clean accuracy {clean.rate:.2%} ({clean.correct} of {clean.total} test examples)")
+
+
+def _check_output(output: Path, tag: str | None) -> None:
+    """Refuse what could not be written before the training, not after it."""
+    if tag is not None and not re.fullmatch(r"[A-Za-z0-9._-]+", tag):
+        raise InvalidInputError(f"tag {tag!r} is no part of a folder name: use letters, digits, '.', '_' and '-'")
+    # Path.exists() raises where a folder on the way may not be entered.
+    existing = next(path for path in (output.absolute(), *output.absolute().parents) if os.access(path, os.F_OK))
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InvalidInputError(
+            f"cannot write into {output}: {existing} is no writable folder; choose another --output"
+        )
 
 
 @contextmanager

@@ -5,8 +5,10 @@ import hashlib
 import resource
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +36,8 @@ from mixbench.evaluation.workspace import StageResult, Workspace
 from mixbench.records import Provenance
 
 _INSPECTED = 64
+
+T = TypeVar("T")
 
 
 def evaluate(
@@ -142,23 +146,18 @@ class _Run:
         """Run a stage, again with half the micro-batch whenever memory runs out: the seed makes it the same search."""
         seed = block_seed(self.plan.protocols[search.radius].seed, self.plan.attack.name, search.block.index)
         threat_model, stage = self.plan.threat_models[search.radius], search.stage
-        while True:
+
+        def attempt() -> StageResult:
+            self.pace.restart()
             started = time.perf_counter()
-            try:
-                metered = self._metered(images, on_pass=self.pace.passes)
-                with warnings.catch_warnings(record=True) as heard:
-                    warnings.simplefilter("ignore")
-                    warnings.simplefilter("always", AttackWarning)
-                    returned = stage.perturb(metered, images, labels, threat_model, seed=seed)
-                norms = check_within(returned, images, threat_model, attack=stage.name)
-                verdicts = self._judge(returned, labels)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.micro_batch = halved(min(self.micro_batch, len(images)), error=error)
-                _release_memory(self.device)
-                self.pace.restart()
-                continue
+            metered = self._metered(images, on_pass=self.pace.passes)
+            with warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("always", AttackWarning)
+                # Copies, so that an attack that writes into its input is still compared with the clean images.
+                returned = stage.perturb(metered, images.clone(), labels.clone(), threat_model, seed=seed)
+            norms = check_within(returned, images, threat_model, attack=stage.name)
+            verdicts = self._judge(returned, labels)
             return StageResult(
                 positions=search.positions,
                 broken=verdicts.broken.cpu().numpy(),
@@ -173,28 +172,42 @@ class _Run:
                 peak_memory_bytes=_peak_memory(self.device),
             )
 
+        return self._while_memory_lasts(attempt, n=len(images))
+
     def _inspect_model(self) -> None:
         n = min(_INSPECTED, len(self.plan.examples))
         images, labels = self._images(0, n), self._labels(0, n)
         check_images(images)
-        check_outputs(self.model, images, num_classes=self.plan.examples.num_classes)
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", AttackWarning)
-            self.plan.attack.inspect(self.model, images, labels)
-        self.ledger.warn(tuple(str(warning.message) for warning in heard))
+
+        def attempt() -> tuple[str, ...]:
+            metered = self._metered(images)
+            check_outputs(metered, images, num_classes=self.plan.examples.num_classes)
+            with warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("always", AttackWarning)
+                self.plan.attack.inspect(metered, images.clone(), labels.clone())
+            return tuple(str(warning.message) for warning in heard)
+
+        self.ledger.warn(self._while_memory_lasts(attempt, n=n))
 
     def _judge(self, images: Tensor, labels: Tensor) -> Verdicts:
+        return self._while_memory_lasts(
+            lambda: judge(self.model, images, labels, micro_batch=self.micro_batch), n=len(images)
+        )
+
+    def _while_memory_lasts(self, attempt: Callable[[], T], *, n: int) -> T:
+        """Return what `attempt` returns on `n` images, again with half the micro-batch whenever memory runs out."""
         while True:
             try:
-                return judge(self.model, images, labels, micro_batch=self.micro_batch)
+                return attempt()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self.micro_batch = halved(min(self.micro_batch, len(images)), error=error)
-                _release_memory(self.device)
+                self.micro_batch = halved(min(self.micro_batch, n), error=error)
+            # Only here, since the error holds on to the tensors of the failed attempt.
+            _release_memory(self.device)
 
-    def _metered(self, images: Tensor, *, on_pass: PassCallback) -> MeteredModel:
+    def _metered(self, images: Tensor, *, on_pass: PassCallback | None = None) -> MeteredModel:
         return MeteredModel(
             self.model,
             images=images,

@@ -1,13 +1,16 @@
 """What a model must be before an attack is worth its compute."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixbench.errors import InvalidInputError
+from mixbench.evaluation.metering import is_out_of_memory
 
 _RANGE_TOLERANCE = 1e-6
 _SUM_TOLERANCE = 1e-3
@@ -23,7 +26,8 @@ def ready_for_attack(model: nn.Module, device: torch.device) -> Generator[None]:
         raise InvalidInputError("the model is in train mode, where batches change its output: call model.eval() first")
     parameters = list(model.parameters())
     learning = [parameter.requires_grad for parameter in parameters]
-    origin = parameters[0].device if parameters else device
+    tensors = [*parameters, *model.buffers()]
+    origin = tensors[0].device if tensors else device
     try:
         model.to(device).requires_grad_(False)
         with exact_float32():
@@ -36,13 +40,48 @@ def ready_for_attack(model: nn.Module, device: torch.device) -> Generator[None]:
 
 @contextmanager
 def exact_float32() -> Generator[None]:
-    """Keep CUDA from computing in TF32, whose 10-bit mantissa is not float32."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """Keep torch from computing in TF32 or bfloat16, whose mantissas are shorter than float32's."""
+    switches = _precision_switches()
+    before = [read() for read, _, _ in switches]
     try:
+        for _, write, exact in switches:
+            write(exact)
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+        for (_, write, _), value in zip(switches, before, strict=True):
+            write(value)
+
+
+_Switch = tuple[Callable[[], Any], Callable[[Any], None], Any]
+"""How torch's precision is read and written, and its value for exact float32."""
+
+
+def _precision_switches() -> list[_Switch]:
+    """Return the switches that torch lets be read: not the old ones once a program has set those of torch 2.9."""
+    backends: Any = torch.backends
+    whole: _Switch = (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
+    switches = [whole]
+    if not _readable(whole):
+        old = _attribute(backends.cuda.matmul, "allow_tf32", exact=False)
+        new = _attribute(backends.cuda.matmul, "fp32_precision", exact="ieee")
+        switches = [old if _readable(old) else new, _attribute(backends.mkldnn.matmul, "fp32_precision", exact="ieee")]
+    old = _attribute(backends.cudnn, "allow_tf32", exact=False)
+    if _readable(old):
+        return [*switches, old]
+    layers = (backends.cudnn.conv, backends.cudnn.rnn)
+    return [*switches, *(_attribute(layer, "fp32_precision", exact="ieee") for layer in layers)]
+
+
+def _attribute(owner: Any, name: str, *, exact: Any) -> _Switch:
+    return partial(getattr, owner, name), partial(setattr, owner, name), exact
+
+
+def _readable(switch: _Switch) -> bool:
+    try:
+        switch[0]()
+    except RuntimeError:
+        return False
+    return True
 
 
 def check_images(images: Float[Tensor, "batch channel height width"]) -> None:
@@ -62,7 +101,7 @@ def check_outputs(model: nn.Module, images: Float[Tensor, "batch channel height 
         with torch.no_grad():
             logits = model(images)
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         reason = str(error).split("\n", maxsplit=1)[0]
         raise InvalidInputError(

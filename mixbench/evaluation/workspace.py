@@ -78,12 +78,9 @@ class Workspace:
         manifest = self.folder / _MANIFEST_NAME
         expected = {"format": _FORMAT, **self.key}
         if manifest.is_file():
-            try:
-                found = json.loads(manifest.read_text())
-            except ValueError:
-                found = {}
+            found = _read_manifest(manifest)
             if found != expected:
-                differing = sorted(name for name in expected if found.get(name) != expected[name])
+                differing = sorted(name for name in expected | found if found.get(name) != expected.get(name))
                 raise RecordError(
                     f"{self.folder} holds the finished blocks of another run (other {', '.join(differing)}): choose"
                     " another --workspace, or delete it"
@@ -97,13 +94,21 @@ class Workspace:
             return StageResult.from_bytes((self.folder / f"{name}.npz").read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
             # A damaged file costs time, not truth: the stage is deterministic.
             return None
 
     def save(self, name: str, result: StageResult) -> None:
         """Keep a finished stage."""
         write_atomically(self.folder / f"{name}.npz", result.to_bytes())
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def remove_workspace(folder: Path) -> None:

@@ -4,6 +4,7 @@ Importing this package makes `timm.create_model("convmixer_frozen.digits", pretr
 """
 
 from mixbench.models.architectures import ARCHITECTURES, FAMILIES, Architecture, ModelSpec
+from mixbench.models.channel_major import ChannelMajorConvMixer
 from mixbench.models.checkpoints import (
     Checkpoint,
     CheckpointCard,
@@ -22,6 +23,7 @@ __all__ = [
     "ARCHITECTURES",
     "FAMILIES",
     "Architecture",
+    "ChannelMajorConvMixer",
     "Checkpoint",
     "CheckpointCard",
     "LoadedModel",

@@ -32,7 +32,8 @@ CONFIG_NAME = "config.json"
 _FINGERPRINT_IMAGES = 4
 _LOGITS_TOLERANCE = 1e-4
 
-ImageSize = tuple[int, int, int]
+_Side = Annotated[int, Field(gt=0, le=4096)]
+ImageSize = tuple[_Side, _Side, _Side]
 
 
 class CheckpointCard(BaseModel):
@@ -130,13 +131,26 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, card_text: str, ove
         write_atomically(temporary / WEIGHTS_NAME, content)
         write_atomically(temporary / CONFIG_NAME, config_json(checkpoint, tag=folder.name.partition(".")[2]).encode())
         write_atomically(temporary / "README.md", card_text.encode())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        _swap_in(temporary, folder)
     except OSError as error:
         raise storage_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap_in(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`; what was there moves aside, and back if that fails."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    old = new.with_name(f"{new.name}.old")
+    folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def config_json(checkpoint: Checkpoint, *, tag: str) -> str:
@@ -207,6 +221,11 @@ def fill_and_prove(model: nn.Module, folder: Path, *, spec: ModelSpec, card: Che
     if digest != card.sha256:
         raise CheckpointError(f"{path} has SHA-256 {digest}, its card says {card.sha256}: fetch it again")
     load_into(model, state_dict, source=str(path))
+    if card.image_size[0] != spec.args.get("in_chans"):
+        raise CheckpointError(
+            f"{folder} says images of {card.image_size[0]} channels, but in_chans {spec.args.get('in_chans')} in"
+            " model_args"
+        )
     if card.mixing != spec.architecture.mixing.value:
         raise CheckpointError(f"{folder} says mixing {card.mixing!r}, but its architecture is {spec.architecture.name}")
     if (card.filter_scheme, card.filter_seed) != (str(spec.scheme), spec.filter_seed):

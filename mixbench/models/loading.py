@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from mixbench.errors import CheckpointError, InvalidInputError, MixbenchError, UnknownNameError
 from mixbench.models.architectures import ARCHITECTURES
-from mixbench.models.checkpoints import CONFIG_NAME, Checkpoint, count_parameters, load_checkpoint
+from mixbench.models.checkpoints import CONFIG_NAME, WEIGHTS_NAME, Checkpoint, count_parameters, load_checkpoint
 from mixbench.models.weights import load_into, read_state_dict
 from mixbench.models.zoo import FIRST_TAG, zoo_folder, zoo_names
 from mixbench.records import ModelIdentity
@@ -92,9 +93,13 @@ def _own_architecture(name: str, path: Path, *, trust_pickle: bool) -> LoadedMod
     architecture = name.partition(".")[0]
     if architecture not in ARCHITECTURES:
         raise UnknownNameError("architecture", architecture, ARCHITECTURES)
-    folder = path if path.is_dir() else path.parent
-    if (folder / CONFIG_NAME).is_file() and not trust_pickle:
-        return _from_checkpoint(load_checkpoint(folder), name=name)
+    folder = path.parent if path.name == WEIGHTS_NAME else path
+    if (folder / CONFIG_NAME).is_file():
+        checkpoint = load_checkpoint(folder)
+        found = checkpoint.spec.architecture.name
+        if found != architecture:
+            raise CheckpointError(f"{folder} is a checkpoint of {found}, not of {architecture}: ask for {found}")
+        return _from_checkpoint(checkpoint, name=name)
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(architecture)
     load_into(model, read_state_dict(path, trust_pickle=trust_pickle), source=str(path))
@@ -126,7 +131,8 @@ def _timm_model(name: str, path: Path | None, *, trust_pickle: bool) -> LoadedMo
 
 def _hub_model(repository: str) -> LoadedModel:
     try:
-        model = timm.create_model(f"hf-hub:{repository}", pretrained=True)
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(f"hf-hub:{repository}", pretrained=True)
     except MixbenchError:
         raise
     except Exception as error:  # the hub client raises whatever its transport raises
@@ -142,12 +148,14 @@ def _factory_model(name: str, path: Path | None, *, trust_pickle: bool) -> Loade
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+        inspect.signature(factory).bind()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InvalidInputError(
             f"cannot import the model {name} ({error}): expected package.module:factory, a function without"
             " arguments that returns a network"
         ) from None
-    model = factory()
+    with torch.random.fork_rng(devices=[]):
+        model = factory()
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     if path is not None:

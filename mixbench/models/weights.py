@@ -24,11 +24,11 @@ def read_state_dict(path: Path, *, trust_pickle: bool) -> StateDict:
             head = file.read(512)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; check the path") from None
-    if head.lstrip()[:1] == b"<":
+    if not _is_safetensors(head) and head.lstrip()[:1] == b"<":
         raise CheckpointError(
             f"{path} is an HTML page, not weights: the download returned a web page, so fetch the file itself"
         )
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    if not _is_safetensors(head) and (head[:2] == b"PK" or head[:1] == b"\x80"):
         return _read_pickle(path, trust_pickle=trust_pickle)
     try:
         return load_file(path, device="cpu")
@@ -36,6 +36,11 @@ def read_state_dict(path: Path, *, trust_pickle: bool) -> StateDict:
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}): it is truncated or damaged, so fetch it again"
         ) from None
+
+
+def _is_safetensors(head: bytes) -> bool:
+    # The file opens with the length of its JSON header, whose first byte may be that of a pickle or of a web page.
+    return int.from_bytes(head[:8], "little") < 2**32 and head[8:9] == b"{"
 
 
 def _read_pickle(path: Path, *, trust_pickle: bool) -> StateDict:
@@ -51,7 +56,9 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> StateDict:
         raise CheckpointError(f"{path} holds more than tensors or is damaged ({reason}): save its state dict") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise CheckpointError(f"{path} holds no state dict: expected a mapping from names to tensors")
     return content
 

@@ -20,5 +20,6 @@ def zoo_folder() -> Path:
 
 def zoo_names() -> tuple[str, ...]:
     """Return every `architecture.tag` of the zoo, the first tag of each architecture first."""
-    names = [path.parent.name for path in zoo_folder().glob(f"*.*/{CONFIG_NAME}")]
+    # Folders that begin with a dot are checkpoints still being written.
+    names = [path.parent.name for path in zoo_folder().glob(f"[!.]*.*/{CONFIG_NAME}")]
     return tuple(sorted(names, key=lambda name: (name.partition(".")[0], name.partition(".")[2] != FIRST_TAG, name)))

@@ -13,6 +13,7 @@ from mixbench.datasets import Examples
 from mixbench.errors import InvalidInputError, MixbenchError
 from mixbench.models import Checkpoint, CheckpointCard, ModelSpec, count_parameters, logits_fingerprint, weights_bytes
 from mixbench.records import Accuracy
+from mixbench.training.acceleration import accelerated
 from mixbench.training.recipes import AdversarialTraining, Recipe
 
 _EVALUATION_BATCH = 500
@@ -114,31 +115,36 @@ def _fit(
     progress: EpochCallback | None,
 ) -> None:
     images, labels = (tensor.to(device) for tensor in _tensors(examples))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
+        fused=device.type == "cuda",
     )
+    fast = accelerated(model, examples.images.shape[1:], device)
     steps = -(-len(images) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, epochs=recipe.epochs, steps_per_epoch=steps
     )
     for number in range(1, recipe.epochs + 1):
-        started, loss_sum, correct = time.perf_counter(), 0.0, 0
-        for batch, targets in _batches(images, labels, recipe, generator):
+        started = time.perf_counter()
+        # Sums stay on the device: reading them every step would make the host wait.
+        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+        for clean, targets in _batches(images, labels, recipe, generator):
+            batch = clean
             if recipe.adversarial is not None:
-                batch = adversarial_batch(model, batch, targets, recipe.adversarial, generator)  # noqa: PLW2901
-            logits = model.train()(batch)
+                batch = adversarial_batch(fast, clean, targets, recipe.adversarial, generator)
+            logits = fast.train()(batch)
             loss = functional.cross_entropy(logits, targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
-            loss_sum += float(loss.detach()) * len(batch)
-            correct += int((logits.detach().argmax(1) == targets).sum())
-        accuracy = Accuracy(correct=correct, total=len(images))
-        epoch = Epoch(number, recipe.epochs, loss_sum / len(images), accuracy, time.perf_counter() - started)
+            loss_sum += loss.detach() * len(batch)
+            correct += (logits.detach().argmax(1) == targets).sum()
+        accuracy = Accuracy(correct=int(correct), total=len(images))
+        epoch = Epoch(number, recipe.epochs, float(loss_sum) / len(images), accuracy, time.perf_counter() - started)
         _check_finite(epoch, float(schedule.get_last_lr()[0]))
         if progress is not None:
             progress(epoch)
@@ -150,9 +156,18 @@ def _batches(
     recipe: Recipe,
     generator: torch.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    order = torch.randperm(len(images), generator=generator).to(images.device)
+    order = torch.randperm(len(images), generator=generator, device=images.device)
     for chosen in order.split(recipe.batch_size):
-        yield _shifted(images[chosen], recipe.max_shift, generator), labels[chosen]
+        batch = _shifted(images[chosen], recipe.max_shift, generator)
+        yield (_flipped(batch, generator) if recipe.flip else batch), labels[chosen]
+
+
+def _flipped(
+    images: Float[Tensor, "batch channel height width"], generator: torch.Generator
+) -> Float[Tensor, "batch channel height width"]:
+    """Return the images, each mirrored left to right with probability one half."""
+    mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5  # noqa: PLR2004 - one half
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 def _shifted(
@@ -162,7 +177,7 @@ def _shifted(
     if reach == 0:
         return images
     n, _, height, width = images.shape
-    shifts = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(images.device)
+    shifts = torch.randint(0, 2 * reach + 1, (2, n), generator=generator, device=images.device)
     rows = shifts[0, :, None] + torch.arange(height, device=images.device)
     columns = shifts[1, :, None] + torch.arange(width, device=images.device)
     padded = functional.pad(images, (reach, reach, reach, reach))
@@ -179,8 +194,9 @@ def adversarial_batch(
 ) -> Float[Tensor, "batch channel height width"]:
     """Return the images moved by PGD within the training threat model, the model being in eval mode meanwhile."""
     eps = float(training.threat_model.eps)
+    was_training = model.training
     model.eval()
-    noise = torch.rand(images.shape, generator=generator).to(images.device)
+    noise = torch.rand(images.shape, generator=generator, device=images.device)
     adversarial = (images + eps * (2 * noise - 1)).clamp(0, 1)
     for _ in range(training.steps):
         adversarial.requires_grad_()
@@ -188,6 +204,7 @@ def adversarial_batch(
         (gradient,) = torch.autograd.grad(loss, [adversarial])
         step = adversarial.detach() + training.relative_step_size * eps * gradient.sign()
         adversarial = torch.minimum(torch.maximum(step, images - eps), images + eps).clamp(0, 1)
+    model.train(was_training)
     return adversarial
 
 

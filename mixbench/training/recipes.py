@@ -36,6 +36,7 @@ class Recipe:
         learning_rate: The peak of a one-cycle schedule.
         weight_decay: Of AdamW, decoupled.
         max_shift: Images are shifted by up to this many pixels in each direction, filled with 0.
+        flip: Whether images are mirrored left to right half of the time.
         adversarial: How batches are made adversarial; None trains on clean ones.
     """
 
@@ -45,17 +46,71 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     max_shift: int
+    flip: bool = False
     adversarial: AdversarialTraining | None = None
 
 
-def _linf(eps: str, *, steps: int) -> AdversarialTraining:
-    return AdversarialTraining(ThreatModel.parse(f"Linf {eps}"), steps=steps, relative_step_size=2.5 / steps)
+def _linf(eps: str, *, steps: int, relative_step_size: float) -> AdversarialTraining:
+    return AdversarialTraining(ThreatModel.parse(f"Linf {eps}"), steps=steps, relative_step_size=relative_step_size)
+
+
+def _recipe(
+    name: str,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    max_shift: int,
+    flip: bool = False,
+    adversarial: AdversarialTraining | None = None,
+) -> Recipe:
+    return Recipe(
+        name=name,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=0.01,
+        max_shift=max_shift,
+        flip=flip,
+        adversarial=adversarial,
+    )
 
 
 RECIPES: dict[str, dict[str, Recipe]] = {
     "digits": {
-        "standard": Recipe("standard", 40, 64, 0.01, 0.01, 1),
-        "linf": Recipe("linf", 40, 64, 0.01, 0.01, 1, _linf("1/10", steps=5)),
+        "standard": _recipe("standard", epochs=40, batch_size=64, learning_rate=0.01, max_shift=1),
+        "linf": _recipe(
+            "linf",
+            epochs=40,
+            batch_size=64,
+            learning_rate=0.01,
+            max_shift=1,
+            adversarial=_linf("1/10", steps=5, relative_step_size=0.5),
+        ),
+    },
+    "fashion_mnist": {
+        "standard": _recipe("standard", epochs=20, batch_size=512, learning_rate=0.02, max_shift=2, flip=True),
+        "linf": _recipe(
+            "linf",
+            epochs=20,
+            batch_size=512,
+            learning_rate=0.01,
+            max_shift=2,
+            flip=True,
+            adversarial=_linf("1/10", steps=5, relative_step_size=0.4),
+        ),
+    },
+    "cifar10_jpeg75": {
+        "standard": _recipe("standard", epochs=40, batch_size=512, learning_rate=0.02, max_shift=4, flip=True),
+        "linf": _recipe(
+            "linf",
+            epochs=40,
+            batch_size=512,
+            learning_rate=0.01,
+            max_shift=4,
+            flip=True,
+            adversarial=_linf("8/255", steps=3, relative_step_size=0.5),
+        ),
     },
 }
 """Recipes by dataset and name."""
