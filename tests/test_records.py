@@ -306,8 +306,9 @@ def test_a_protocol_that_was_edited_no_longer_has_its_hash(path: tuple[str | int
     ids=str,
 )
 def test_model_cost_and_machine_are_no_part_of_the_protocol(path: tuple[str, ...], value: object) -> None:
-    assert EvaluationRecord.from_json(json.dumps(_with(path, value))).protocol.hash == (
-        json.loads(GOLDEN_TEXT)["protocol"]["hash"]
+    assert (
+        EvaluationRecord.from_json(json.dumps(_with(path, value))).protocol.hash
+        == (json.loads(GOLDEN_TEXT)["protocol"]["hash"])
     )
 
 

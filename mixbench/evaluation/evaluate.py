@@ -155,7 +155,7 @@ class _Run:
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("always", AttackWarning)
                 # Copies, so that an attack that writes into its input is still compared with the clean images.
-                returned = stage.perturb(metered, images.clone(), labels.clone(), threat_model, seed=seed)
+                returned = stage.perturb(metered, images.clone(), labels.clone(), threat_model, seed=seed).detach()
             norms = check_within(returned, images, threat_model, attack=stage.name)
             verdicts = self._judge(returned, labels)
             return StageResult(

@@ -1,5 +1,6 @@
 """The two families, each in four mixing modes: timm's own classes, differing in nothing but how space is mixed."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,9 @@ class Family:
 
 def build_convmixer(**args: Any) -> nn.Module:
     """Return timm's ConvMixer (arXiv 2201.09792)."""
+    # Older versions of timm swallow arguments that they do not know.
+    for name in args.keys() - inspect.signature(ConvMixer).parameters.keys():
+        raise TypeError(f"unexpected keyword argument {name!r}")
     return ConvMixer(**args)
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from mixbench.errors import CheckpointError
+from mixbench.errors import CheckpointError, UnknownNameError
 from mixbench.models.architectures import ARCHITECTURES, FAMILIES, ModelSpec
 from mixbench.models.checkpoints import CONFIG_NAME, WEIGHTS_NAME, fill_and_prove, read_config
 from mixbench.models.zoo import zoo_folder, zoo_names
@@ -60,16 +60,22 @@ def _build(name: str, *, filter_scheme: str | None = None, filter_seed: int = 0,
     return ModelSpec.from_model_args(ARCHITECTURES[name], model_args).build()
 
 
+def _saved_args(name: str) -> dict[str, Any]:
+    if name not in zoo_names():
+        raise UnknownNameError("model", name, zoo_names())
+    return read_config(zoo_folder() / name)[0].model_args
+
+
 def _create(name: str, *, pretrained: bool, **kwargs: Any) -> nn.Module:
     """Build `name` as timm asks for it; with `pretrained`, every proof of the checkpoint is checked."""
     cfg = kwargs.pop("pretrained_cfg", None)
     if cfg is None:
         cfg = (default_cfgs[name].tags[0] or None) if pretrained else _untrained_cfg(name)
-    saved = read_config(zoo_folder() / f"{name}.{cfg}")[0].model_args if isinstance(cfg, str) else {}
-    defaults = {} if saved else FAMILIES[ARCHITECTURES[name].family].default_args
+    args = _saved_args(f"{name}.{cfg}") if isinstance(cfg, str) else FAMILIES[ARCHITECTURES[name].family].default_args
     # timm passes the arguments of a local or hub config.json to be told apart from the caller's own.
     kwargs.pop("pretrained_model_args", None)
-    model: Any = build_model_with_cfg(partial(_build, name), name, pretrained=False, **{**defaults, **saved, **kwargs})
+    timm_args: dict[str, Any] = {"pretrained_cfg": cfg, **args, **kwargs}
+    model: Any = build_model_with_cfg(partial(_build, name), name, pretrained=False, **timm_args)
     if pretrained:
         folder = _checkpoint_folder(model.pretrained_cfg)
         spec, card = read_config(folder)

@@ -1,6 +1,5 @@
 """Reading weights that somebody else may have written."""
 
-import pickle
 from pathlib import Path
 
 import safetensors
@@ -51,9 +50,11 @@ def _read_pickle(path: Path, *, trust_pickle: bool) -> StateDict:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # on damaged bytes, torch's unpickler raises whatever it stumbles over
         reason = str(error).split("\n", maxsplit=1)[0]
-        raise CheckpointError(f"{path} holds more than tensors or is damaged ({reason}): save its state dict") from None
+        raise CheckpointError(
+            f"{path} holds more than tensors or is damaged ({reason}): save its state dict"
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(

@@ -1,7 +1,8 @@
 """The training loop: from a spec, a dataset and a recipe to a checkpoint, repeatable from its seeds."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,7 +65,8 @@ def train(
         torch.manual_seed(seed)
         model = spec.build()
     model.to(device)
-    _fit(model, examples, recipe, seed=seed, device=torch.device(device), progress=progress)
+    with _one_thread(torch.device(device)):
+        _fit(model, examples, recipe, seed=seed, device=torch.device(device), progress=progress)
     model.to("cpu").eval()
     parameters = count_parameters(model)
     card = CheckpointCard(
@@ -86,6 +88,18 @@ def train(
         command=command,
     )
     return Checkpoint(spec=spec, model=model, card=card)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Generator[None]:
+    """Train on one CPU thread: sums split over threads round differently on machines with other core counts."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def clean_accuracy(model: nn.Module, examples: Examples) -> Accuracy:

@@ -63,7 +63,7 @@ def _describe(recipe: Recipe) -> str:
     text = (
         f"{recipe.name}: AdamW, one cycle to learning rate {recipe.learning_rate:g}, weight decay"
         f" {recipe.weight_decay:g}, batch {recipe.batch_size}, {recipe.epochs} epochs, shifts up to {recipe.max_shift}"
-        " px"
+        f" px{', half mirrored' if recipe.flip else ''}"
     )
     if recipe.adversarial is None:
         return text

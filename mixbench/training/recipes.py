@@ -88,6 +88,17 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             adversarial=_linf("1/10", steps=5, relative_step_size=0.5),
         ),
     },
+    "mnist": {
+        "standard": _recipe("standard", epochs=10, batch_size=512, learning_rate=0.02, max_shift=2),
+        "linf": _recipe(
+            "linf",
+            epochs=20,
+            batch_size=512,
+            learning_rate=0.01,
+            max_shift=2,
+            adversarial=_linf("3/10", steps=10, relative_step_size=0.25),
+        ),
+    },
     "fashion_mnist": {
         "standard": _recipe("standard", epochs=20, batch_size=512, learning_rate=0.02, max_shift=2, flip=True),
         "linf": _recipe(

@@ -44,7 +44,7 @@ class _Then(nn.Module):
 
 
 class _StuckInTrainMode(NearestMean):
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> nn.Module:  # noqa: FBT001, FBT002 - torch's signature
         del mode
         return super().train(mode=True)
 

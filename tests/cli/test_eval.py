@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mixbench.store import load_record, read_examples
 from tests.cli.conftest import Run, save_digits, tree
 
 _FGSM = ("eval", "--model", "convmixer_frozen", "--attack", "fgsm", "--n-examples", 20)
-_PGD = ("eval", "--model", "convmixer_frozen", "--attack", "pgd", "--steps", 5, "--n-examples", 30)
+_PGD = ("eval", "--model", "convmixer_frozen", "--attack", "pgd", "--steps", 10, "--n-examples", 30)
 
 
 def run_folders(runs: Path) -> list[Path]:
@@ -133,19 +134,18 @@ def test_output_that_is_no_terminal_has_no_control_characters(mixbench: Run) -> 
 
 
 def test_several_eps_give_a_record_each_and_carry_the_broken_examples_over(here: Path, mixbench: Run) -> None:
-    outcome = mixbench(*_PGD, "--eps", "1/10,1/40,1/20")
+    outcome = mixbench(*_PGD, "--eps", "3/20,1/20,1/10")
     records = {record.threat_model.eps: record for record in map(load_record, run_folders(here / "runs"))}
-    grid = (Fraction(1, 40), Fraction(1, 20), Fraction(1, 10))
-    assert [row[0] for row in rows(outcome.out)] == ["Linf 1/40", "Linf 1/20", "Linf 1/10"]
+    grid = (Fraction(1, 20), Fraction(1, 10), Fraction(3, 20))
+    assert [row[0] for row in rows(outcome.out)] == ["Linf 1/20", "Linf 1/10", "Linf 3/20"]
     assert set(records) == set(grid)
     tables = {eps: read_examples(here / "runs" / records[eps].id / "examples.parquet") for eps in grid}
-    assert tables[grid[0]]["broken"].any()
-    assert not tables[grid[2]]["broken"].all()
+    broken = {eps: table["broken"].to_numpy(dtype=bool) for eps, table in tables.items()}
+    assert 0 < broken[grid[0]].sum() < broken[grid[1]].sum() < broken[grid[2]].sum() < 30
     for number, eps in enumerate(grid):
         assert records[eps].protocol.eps_grid == grid[: number + 1]
-    for smaller, larger in zip(grid, grid[1:], strict=False):
-        carried = tables[smaller]["broken"]
-        assert tables[larger]["broken"].sum() > carried.sum()
+    for smaller, larger in pairwise(grid):
+        carried = broken[smaller]
         columns = ["index", "broken_by", "eps", "adversarial_prediction", "adversarial_margin", "norm"]
         pd.testing.assert_frame_equal(tables[larger].loc[carried, columns], tables[smaller].loc[carried, columns])
 
@@ -163,8 +163,8 @@ def test_saved_adversarials_replay(norm: str, eps: str, here: Path, mixbench: Ru
     order = {"Linf": np.inf, "L2": 2}[norm]
     norms = np.linalg.norm((saved["images"] - clean).reshape(len(clean), -1), ord=order, axis=1)
     assert norms.max() <= float(Fraction(eps)) + 1e-5
-    assert norms == pytest.approx(broken["norm"].to_numpy(), abs=1e-6)
-    assert (saved["images"].min(), saved["images"].max()) >= (0, 0)
+    assert norms == pytest.approx(broken["norm"].tolist(), abs=1e-6)
+    assert saved["images"].min() >= 0
     assert saved["images"].max() <= 1
     with torch.no_grad():
         logits = load_model("convmixer_frozen").module(torch.from_numpy(saved["images"]))
@@ -266,3 +266,16 @@ def test_warnings_of_the_record_go_to_stderr(mixbench: Run) -> None:
     outcome = mixbench(*_FGSM)
     assert "warning: fgsm: a single gradient step only bounds robust accuracy from above" in outcome.err
     assert "warning" not in outcome.out
+
+
+def test_progress_is_drawn_on_stderr_and_leaves_stdout_alone(mixbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = mixbench(*_PGD, "--json")
+    # This is how rich is told that it talks to a terminal.
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    drawn = mixbench(*_PGD, "--json", "--overwrite")
+    assert plain.err == ""
+    assert "block 1/1 eps 1/10 pgd" in drawn.err
+    assert "100%" in drawn.err
+    robust = json.loads(drawn.out)[0]["record"]["robust"]
+    assert robust == json.loads(plain.out)[0]["record"]["robust"]

@@ -31,11 +31,11 @@ def test_the_default_threat_model_fits_the_images(spec: DatasetSpec) -> None:
     ("name", "threat_model"),
     [
         ("digits", "Linf 1/10"),
-        ("mnist", "Linf 1/10"),
+        ("mnist", "Linf 1/20"),
         ("fashion_mnist", "Linf 4/255"),
-        ("cifar10", "Linf 1/255"),
+        ("cifar10", "Linf 2/255"),
         ("cifar100", "Linf 1/255"),
-        ("cifar10_jpeg75", "Linf 1/255"),
+        ("cifar10_jpeg75", "Linf 2/255"),
     ],
 )
 def test_default_threat_models_are_fixed(name: str, threat_model: str) -> None:

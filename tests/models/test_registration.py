@@ -6,7 +6,7 @@ import timm
 import torch
 
 import mixbench.models
-from mixbench.errors import CheckpointError
+from mixbench.errors import CheckpointError, UnknownNameError
 from mixbench.models import ARCHITECTURES, count_parameters, default_cfgs, load_checkpoint, zoo_folder, zoo_names
 from mixbench.models.checkpoints import WEIGHTS_NAME
 
@@ -37,7 +37,8 @@ def test_timm_builds_every_architecture_in_its_default_size(name: str) -> None:
     assert (counts.frozen == 0) is name.endswith("_trained")
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-    assert model.pretrained_cfg["mean"] == (0.0,) * len(model.pretrained_cfg["mean"])
+    cfg = model.pretrained_cfg
+    assert (cfg["input_size"], cfg["mean"], cfg["std"]) == ((3, 32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def test_arguments_go_before_the_defaults() -> None:
@@ -89,9 +90,10 @@ def test_pretrained_weights_for_another_size_are_refused(kwargs: dict[str, int],
         timm.create_model("convmixer_frozen.digits", pretrained=True, **kwargs)
 
 
-def test_an_unknown_tag_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="Invalid pretrained tag"):
-        timm.create_model("convmixer_frozen.nonesuch", pretrained=True)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_an_unknown_tag_is_refused_with_the_near_match(*, pretrained: bool) -> None:
+    with pytest.raises(UnknownNameError, match=r"'convmixer_frozen\.digit': did you mean 'convmixer_frozen\.digits'"):
+        timm.create_model("convmixer_frozen.digit", pretrained=pretrained)
 
 
 def test_a_local_folder_is_proven_before_it_is_used(folder: Path) -> None:

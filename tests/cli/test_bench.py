@@ -1,0 +1,36 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mixbench.records import EvaluationRecord
+from tests.cli.conftest import Run, tree
+
+_BENCH = ("bench", "eval", "--model", "tests.cli.factories:nearest_mean", "--dataset", "digits", "--n-examples", 12)
+
+
+@pytest.mark.slow
+def test_bench_eval_shows_the_harness_beside_the_bare_library(here: Path, mixbench: Run) -> None:
+    outcome = mixbench(*_BENCH, "--eps", "1/4", "--batch-sizes", "6,12", "--json")
+    content = json.loads(outcome.out)
+    record = EvaluationRecord.from_json(json.dumps(content["record"]))
+    assert [run["batch_size"] for run in content["bare"]] == [6, 12]
+    assert content["bare"][1]["robust"] == record.robust.correct
+    assert content["agreement"] == 1.0
+    assert content["ratio"] == content["harness_seconds"] / min(run["seconds"] for run in content["bare"]) > 0
+    assert record.cost.seconds <= content["harness_seconds"]
+    assert tree(here) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--batch-sizes", "many"], ["batch sizes 'many'", "250,500,1000"]),
+        (["--batch-sizes", "10,0"], ["batch sizes '10,0'", "250,500,1000"]),
+        (["--eps", "small"], ["eps 'small' is not a number"]),
+        (["--dataset", "digit"], ["unknown dataset 'digit'", "did you mean 'digits'"]),
+        (["--n-examples", "361"], ["from 1 to 360"]),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(arguments: list[str], fragments: list[str], mixbench: Run) -> None:
+    assert mixbench(*_BENCH, *arguments).refuses(*fragments)
