@@ -74,10 +74,14 @@ def one_pixel_model(image_size: ImageSize = (1, 2, 2)) -> LinearModel:
 
 
 def small_convmixer(*, seed: int = 0) -> nn.Module:
-    """Return an untrained ConvMixer for 1 x 8 x 8 images and ten classes."""
-    with torch.random.fork_rng(devices=[]):
+    """Return an untrained ConvMixer for 1 x 8 x 8 images and ten classes, its logits spread like a trained one's."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        return ConvMixer(dim=16, depth=2, kernel_size=3, patch_size=2, in_chans=1, num_classes=10).eval()
+        model = ConvMixer(dim=16, depth=2, kernel_size=3, patch_size=2, in_chans=1, num_classes=10).eval()
+        logits, head = model(torch.rand(100, 1, 8, 8)), model.head
+        head.weight /= logits.std(0)[:, None]
+        head.bias.copy_((head.bias - logits.mean(0)) / logits.std(0))
+    return model
 
 
 def loaded(module: nn.Module, *, name: str = "toy", image_size: ImageSize | None = None) -> LoadedModel:

@@ -51,15 +51,15 @@ def commands(text: str) -> list[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Parse `arguments` as the program would, without running anything; raises SystemExit where it would refuse."""
-    command, rest, parent = typer.main.get_group(app), arguments, None
-    while True:
-        context = command.make_context(command.name or "mixbench", list(rest), parent=parent)
-        if not isinstance(command, TyperGroup):
-            return
-        rest = [*context._protected_args, *context.args]  # pyright: ignore[reportPrivateUsage] - as groups do themselves
-        _, command, rest = command.resolve_command(context, rest)
-        parent = context
+    """Parse `arguments` as the program would, without running anything; raises typer's usage errors."""
+    command, name, rest, parent = typer.main.get_command(app), "mixbench", arguments, None
+    while isinstance(command, TyperGroup):
+        parent = command.make_context(name, rest, parent=parent)
+        rest = [*parent._protected_args, *parent.args]  # pyright: ignore[reportPrivateUsage] - as groups do themselves
+        found, command, rest = command.resolve_command(parent, rest)
+        name = found or name
+    assert command is not None
+    command.make_context(name, rest, parent=parent)
 
 
 def verbs() -> list[str]:

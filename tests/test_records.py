@@ -324,6 +324,21 @@ def test_an_id_is_a_name_that_every_file_system_takes(record: EvaluationRecord) 
 
 
 @pytest.mark.parametrize(
+    "name", ["x" * 200, "ä" * 200, "../" * 60, "parquet:C:\\digits"], ids=["long", "accents", "path", "drive"]
+)
+def test_the_longest_and_oddest_names_still_make_a_folder(golden: EvaluationRecord, name: str, tmp_path: Path) -> None:
+    record = golden.model_copy(
+        update={
+            "model": golden.model.model_copy(update={"name": name}),
+            "dataset": golden.dataset.model_copy(update={"name": name}),
+            "attack": golden.attack.model_copy(update={"name": name}),
+        }
+    )
+    (tmp_path / record.id).mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == [record.id]
+
+
+@pytest.mark.parametrize(
     "edit",
     [
         lambda: _with(("model", "sha256"), "0" * 64),

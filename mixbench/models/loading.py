@@ -89,7 +89,7 @@ def _from_checkpoint(checkpoint: Checkpoint, *, name: str) -> LoadedModel:
 
 
 def _own_architecture(name: str, path: Path, *, trust_pickle: bool) -> LoadedModel:
-    """Load weights for one of the registered architectures: a checkpoint folder, or a file of the default size."""
+    """Load weights for one of the registered architectures: a checkpoint folder, or a file of the size `name` has."""
     architecture = name.partition(".")[0]
     if architecture not in ARCHITECTURES:
         raise UnknownNameError("architecture", architecture, ARCHITECTURES)
@@ -101,7 +101,8 @@ def _own_architecture(name: str, path: Path, *, trust_pickle: bool) -> LoadedMod
             raise CheckpointError(f"{folder} is a checkpoint of {found}, not of {architecture}: ask for {found}")
         return _from_checkpoint(checkpoint, name=name)
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(architecture)
+        # A tag of the zoo says which size; the architecture alone means its default one.
+        model = timm.create_model(name if name in zoo_names() else architecture)
     load_into(model, read_state_dict(path, trust_pickle=trust_pickle), source=str(path))
     # Without a card nothing proves that the filters are frozen draws, so the record does not say so.
     return _foreign(model, name=name, image_size=None)

@@ -28,15 +28,21 @@ def _untrained_cfg(name: str) -> dict[str, Any]:
     }
 
 
-def _zoo_cfg(name: str) -> dict[str, Any]:
-    folder = zoo_folder() / name
-    cfg: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text())["pretrained_cfg"]
-    cfg.pop("tag", None)
-    return {**cfg, "input_size": tuple(cfg["input_size"]), "file": str(folder)}
+def _zoo_cfgs() -> dict[str, Any]:
+    """Return timm's pretrained_cfg of each zoo checkpoint; one that cannot be read is left to `load_model` to name."""
+    cfgs: dict[str, Any] = {}
+    for name in zoo_names():
+        folder = zoo_folder() / name
+        try:
+            cfg = json.loads((folder / CONFIG_NAME).read_text())["pretrained_cfg"]
+            cfgs[name] = {**cfg, "tag": None, "input_size": tuple(cfg["input_size"]), "file": str(folder)}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return cfgs
 
 
 # timm makes the first tag with weights the default of its architecture.
-_cfgs: dict[str, Any] = {name: _zoo_cfg(name) for name in zoo_names()}
+_cfgs = _zoo_cfgs()
 _without_weights = set(ARCHITECTURES) - {name.partition(".")[0] for name in _cfgs}
 default_cfgs = generate_default_cfgs(_cfgs | {name: _untrained_cfg(name) for name in sorted(_without_weights)})
 

@@ -172,6 +172,8 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(images), generator=generator, device=images.device)
     for chosen in order.split(recipe.batch_size):
+        if len(chosen) == 1:
+            continue  # BatchNorm has no variance of a single example
         batch = _shifted(images[chosen], recipe.max_shift, generator)
         yield (_flipped(batch, generator) if recipe.flip else batch), labels[chosen]
 

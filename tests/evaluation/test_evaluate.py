@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load
+from torch import Tensor, nn
 
 from mixbench.attacks import PGD, AutoAttack, attack_named
 from mixbench.attacks.autoattack import AutoAttackStage
@@ -17,7 +18,7 @@ from mixbench.records import Accuracy, EvaluationRecord
 from mixbench.store import Store, decode_examples
 from mixbench.threat_model import Norm, ThreatModel
 from tests.canaries.digits_model import Wrapped
-from tests.evaluation.attacks_for_tests import HALF_AND_FULL, LEVELS, Push, Staged, pixel_examples, pushed_plan
+from tests.evaluation.attacks_for_tests import Does, Push, Staged, pixel_examples, pushed_plan
 from tests.models_for_tests import (
     as_floats,
     grey_levels,
@@ -28,7 +29,7 @@ from tests.models_for_tests import (
     small_convmixer,
 )
 
-RADII = one_pixel_model().radii(as_floats(pixel_examples().images), Norm.LINF)
+radii = one_pixel_model().radii(as_floats(pixel_examples().images), Norm.LINF)
 EPS = ("1/50", "1/10", "2/5")
 
 
@@ -48,34 +49,34 @@ def test_the_counts_are_those_of_the_closed_form(eps: str, block_size: int, tmp_
     record, radius = evaluation.record, float(Fraction(eps))
     assert record.clean == Accuracy(correct=13, total=16)
     assert record.broken_by == {
-        "half": int((~wrong & (RADII < radius / 2)).sum()),
-        "full": int((~wrong & (RADII >= radius / 2) & (RADII < radius)).sum()),
+        "half": int((~wrong & (radii < radius / 2)).sum()),
+        "full": int((~wrong & (radii >= radius / 2) & (radii < radius)).sum()),
     }
-    assert record.robust == Accuracy(correct=int((~wrong & (RADII > radius)).sum()), total=16)
+    assert record.robust == Accuracy(correct=int((~wrong & (radii > radius)).sum()), total=16)
 
 
 def test_every_row_of_the_table_is_what_the_closed_form_says(tmp_path: Path) -> None:
     run_plan = pushed_plan("1/10", wrong=(2,))
     (evaluation,) = run(run_plan, tmp_path)
-    rows, broken = table(evaluation), (RADII < 0.1) & (np.arange(16) != 2)
+    rows, broken = table(evaluation), (radii < 0.1) & (np.arange(16) != 2)
     labels = run_plan.examples.labels
     correct = np.where(np.arange(16) == 2, -1, 1)
     assert rows["index"].tolist() == list(range(16))
     assert rows["label"].tolist() == labels.tolist()
     assert ((rows["clean_prediction"] == rows["label"]) == (correct == 1)).all()
-    np.testing.assert_allclose(rows["margin"], RADII * correct, atol=1e-6)
+    np.testing.assert_allclose(rows["margin"], radii * correct, atol=1e-6)
     assert rows["broken"].tolist() == broken.tolist()
     found = rows[broken]
-    assert found["broken_by"].tolist() == np.where(RADII < 0.05, "half", "full")[broken].tolist()
+    assert found["broken_by"].tolist() == np.where(radii < 0.05, "half", "full")[broken].tolist()
     assert set(found["eps"]) == {"1/10"}
     assert (found["adversarial_prediction"] == 1 - labels[broken]).all()
-    share = np.where(RADII < 0.05, 0.05, 0.1)[broken]
+    share = np.where(radii < 0.05, 0.05, 0.1)[broken]
     np.testing.assert_allclose(found["norm"], share, atol=1e-6)
-    np.testing.assert_allclose(found["adversarial_margin"], RADII[broken] - share, atol=1e-6)
+    np.testing.assert_allclose(found["adversarial_margin"], radii[broken] - share, atol=1e-6)
     unbroken = ["broken_by", "eps", "adversarial_prediction", "adversarial_margin", "norm"]
     assert rows.loc[~broken, unbroken].isna().all(axis=None)
     # One clean forward; each stage a forward, a backward and a forward to verify the result.
-    attacked_twice = (RADII >= 0.05) & (correct == 1)
+    attacked_twice = (radii >= 0.05) & (correct == 1)
     assert rows["forwards"].tolist() == (1 + 2 * (correct == 1) + 2 * attacked_twice).tolist()
     assert rows["backwards"].tolist() == (1 * (correct == 1) + attacked_twice).tolist()
 
@@ -108,18 +109,20 @@ def test_a_record_survives_its_own_json(tmp_path: Path) -> None:
 def test_with_several_eps_each_record_is_that_of_the_closed_form(tmp_path: Path) -> None:
     evaluations = run(pushed_plan(*EPS), tmp_path)
     for evaluation, eps in zip(evaluations, EPS, strict=True):
-        broken = RADII < float(Fraction(eps))
+        broken = radii < float(Fraction(eps))
         assert table(evaluation)["broken"].tolist() == broken.tolist()
         assert evaluation.record.robust.correct == (~broken).sum()
 
 
 def test_what_is_found_at_a_smaller_eps_counts_at_every_larger_one(tmp_path: Path) -> None:
     """The stage at the larger radii does nothing, so all they have is carried over."""
-    stage = Push("shy", share=1.0)
-    shy = Staged((OnlyAt("1/50", stage),))
-    base = pushed_plan(*EPS)
-    small, middle, large = run(plan(base.model, base.examples, shy, base.threat_models, seed=0), tmp_path)
-    broken = RADII < 1 / 50
+
+    def shy(model: nn.Module, images: Tensor, labels: Tensor, threat_model: ThreatModel) -> Tensor:
+        small = threat_model.eps == Fraction(1, 50)
+        return Push().perturb(model, images, labels, threat_model, seed=0) if small else images
+
+    small, middle, large = run(pushed_plan(*EPS, stages=(Does(shy),)), tmp_path)
+    broken = radii < 1 / 50
     assert broken.any()
     for evaluation in (small, middle, large):
         assert table(evaluation)["broken"].tolist() == broken.tolist()
@@ -127,23 +130,10 @@ def test_what_is_found_at_a_smaller_eps_counts_at_every_larger_one(tmp_path: Pat
         np.testing.assert_array_equal(evaluation.adversarials, small.adversarials)
 
 
-class OnlyAt(Push):
-    """A push that does nothing but at one radius."""
-
-    def __init__(self, eps: str, inner: Push) -> None:
-        super().__init__(inner.name, inner.share)
-        object.__setattr__(self, "eps", Fraction(eps))
-
-    def perturb(self, model, images, labels, threat_model, *, seed):  # noqa: ANN001, ANN201 - as Push
-        if threat_model.eps != self.eps:
-            return images
-        return super().perturb(model, images, labels, threat_model, seed=seed)
-
-
 def test_larger_radii_attack_the_survivors_alone_and_cost_adds_up(tmp_path: Path) -> None:
     stage = Push("push", queries=3)
     evaluations = run(pushed_plan(*EPS, stages=(stage,)), tmp_path)
-    survivors = [16, *((RADII > float(Fraction(eps))).sum() for eps in EPS[:-1])]
+    survivors = [16, *((radii > float(Fraction(eps))).sum() for eps in EPS[:-1])]
     assert stage.attacked == survivors
     spent = np.cumsum(survivors)
     assert [evaluation.record.cost.forwards for evaluation in evaluations] == (16 + 4 * spent).tolist()
@@ -203,10 +193,10 @@ def test_misclassified_examples_are_never_attacked(tmp_path: Path) -> None:
 def test_nothing_of_the_process_is_changed(tmp_path: Path) -> None:
     model = linear_model()
     run_plan = plan(loaded(model), labelled_by(model, grey_levels(6)), PGD(), [ThreatModel.parse("Linf 1/50")], seed=0)
-    generators = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002 - must not move
+    before = torch.random.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002 - the one that must not move
     run(run_plan, tmp_path)
-    assert torch.equal(torch.random.get_rng_state(), generators[0])
-    assert np.random.get_state()[1].tolist() == generators[1]  # noqa: NPY002 - as above
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert repr(np.random.get_state()) == before[1]  # noqa: NPY002 - as above
     assert torch.is_grad_enabled()
     assert model.weights.requires_grad
     assert not model.training
@@ -241,8 +231,8 @@ def test_a_randomised_model_is_reported_at_every_eps(tmp_path: Path) -> None:
     examples = labelled_by(linear_model(), grey_levels(6))
 
     class Inspected(Staged):
-        def inspect(self, *arguments: torch.nn.Module | torch.Tensor) -> None:
-            AutoAttack().inspect(*arguments)  # type: ignore[arg-type] # model, images and labels
+        def inspect(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+            AutoAttack().inspect(model, images, labels)
 
     grid = [ThreatModel.parse("Linf 1/1000"), ThreatModel.parse("Linf 1/500")]
     attack = Inspected((Push(),))

@@ -1,9 +1,11 @@
 """Memory decides how many images are passed at once, and nothing else."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from mixbench.attacks import PGD
 from mixbench.attacks.autoattack import AutoAttackStage
@@ -26,9 +28,9 @@ def examples() -> Examples:
 
 
 def searched(examples: Examples) -> Plan:
-    """Return the plan of two real searches on the ConvMixer."""
-    attack = Staged((PGD(steps=5), AutoAttackStage("apgd-ce")))
-    return plan(loaded(small_convmixer()), examples, attack, [ThreatModel.parse("Linf 1/100")], seed=0)
+    """Return the plan of two real searches on the ConvMixer; the second, slower one is left a tenth of the examples."""
+    attack = Staged((PGD(steps=5, relative_step_size=0.4), AutoAttackStage("apgd-ce")))
+    return plan(loaded(small_convmixer()), examples, attack, [ThreatModel.parse("Linf 1/25")], seed=0)
 
 
 def broken(evaluation: Evaluation) -> np.ndarray:
@@ -46,7 +48,7 @@ def test_micro_batches_change_no_verdict_and_no_cost(
     micro_batch: int, whole: Evaluation, examples: Examples, tmp_path: Path
 ) -> None:
     (cut,) = evaluate(searched(examples), workspace=tmp_path, micro_batch=micro_batch)
-    assert 20 < broken(whole).sum() < N - 20
+    assert all(0 < count < N - 10 for count in whole.record.broken_by.values())
     np.testing.assert_array_equal(broken(cut), broken(whole))
     assert cut.record.broken_by == whole.record.broken_by
     assert cut.record.cost.forwards == whole.record.cost.forwards
@@ -76,7 +78,9 @@ def test_memory_that_ends_in_the_middle_of_a_search_starts_it_again_with_its_see
     """The model is roomy until the search has begun, so the first attempt is lost half-way."""
 
     class Shrinking(Needy):
-        def forward(self, images):  # noqa: ANN001, ANN202 - as Needy
+        calls = 0
+
+        def forward(self, images: Tensor) -> Tensor:
             self.calls += 1
             if self.calls == 10:
                 self.most = 16
@@ -85,7 +89,6 @@ def test_memory_that_ends_in_the_middle_of_a_search_starts_it_again_with_its_see
     few = examples.take(np.arange(40), subset="forty")
     attack, threat_models = Staged((PGD(steps=20),)), [ThreatModel.parse("Linf 1/100")]
     model = Shrinking(small_convmixer(), most=1000)
-    model.calls = 0
     heard: list[Progress] = []
     (expected,) = evaluate(
         plan(loaded(small_convmixer()), few, attack, threat_models, seed=0), workspace=tmp_path / "roomy"
@@ -97,7 +100,7 @@ def test_memory_that_ends_in_the_middle_of_a_search_starts_it_again_with_its_see
     np.testing.assert_array_equal(broken(found), broken(expected))
     assert found.record.cost.forwards == expected.record.cost.forwards
     assert found.record.cost.backwards == expected.record.cost.backwards
-    assert any(later.done < earlier.done for earlier, later in zip(heard, heard[1:], strict=False))
+    assert any(later.done < earlier.done for earlier, later in itertools.pairwise(heard))
     assert heard[-1].done == heard[-1].total
 
 
@@ -109,7 +112,7 @@ def test_a_device_without_memory_for_one_image_is_an_error(tmp_path: Path) -> No
 
 def test_other_errors_of_a_model_are_not_taken_for_the_end_of_memory(tmp_path: Path) -> None:
     class Faulty(Needy):
-        def forward(self, images):  # noqa: ANN001, ANN202 - as Needy
+        def forward(self, images: Tensor) -> Tensor:
             if images.requires_grad:
                 raise RuntimeError("an illegal memory access was encountered")
             return super().forward(images)

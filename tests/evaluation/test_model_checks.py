@@ -97,6 +97,11 @@ class AttackError(Exception):
     """Stands in for whatever an attack raises."""
 
 
+def end(*, fails: bool) -> None:
+    if fails:
+        raise AttackError
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["success", "exception"])
 def test_gradients_of_parameters_are_off_meanwhile_and_restored_one_by_one(*, fails: bool) -> None:
     model = small_convmixer()
@@ -106,8 +111,7 @@ def test_gradients_of_parameters_are_off_meanwhile_and_restored_one_by_one(*, fa
     try:
         with ready_for_attack(model, CPU):
             assert not any(parameter.requires_grad for parameter in model.parameters())
-            if fails:
-                raise AttackError
+            end(fails=fails)
     except AttackError:
         assert fails
     assert [parameter.requires_grad for parameter in model.parameters()] == learning
@@ -143,8 +147,7 @@ def test_float32_is_exact_meanwhile_and_as_coarse_as_before_afterwards(wanted: s
             assert torch.get_float32_matmul_precision() == "highest"
             assert not torch.backends.cuda.matmul.allow_tf32
             assert not torch.backends.cudnn.allow_tf32
-            if fails:
-                raise AttackError
+            end(fails=fails)
     except AttackError:
         assert fails
     assert torch.get_float32_matmul_precision() == wanted

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def test_a_run_reaches_its_total_and_never_passes_it(
 ) -> None:
     heard = moments(pushed_plan(*eps, block_size=block_size, wrong=(0, 9)), tmp_path, micro_batch=micro_batch)
     assert all(moment.total >= moment.done for moment in heard)
-    assert all(later.done >= earlier.done for earlier, later in zip(heard, heard[1:], strict=False))
+    assert all(later.done >= earlier.done for earlier, later in itertools.pairwise(heard))
     assert heard[-1].done == heard[-1].total > 0
 
 

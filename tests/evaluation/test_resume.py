@@ -1,16 +1,19 @@
 """A run that is killed and started again ends like one that was not."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
-from mixbench.attacks import PGD
+from mixbench.attacks import PGD, Stage
 from mixbench.attacks.autoattack import AutoAttackStage
 from mixbench.errors import RecordError
 from mixbench.evaluation import Evaluation, Plan, evaluate, plan
 from mixbench.records import EvaluationRecord
 from mixbench.threat_model import ThreatModel
-from tests.evaluation.attacks_for_tests import HALF_AND_FULL, KilledError, Mortal, Push, Staged, pushed_plan
+from tests.evaluation.attacks_for_tests import HALF_AND_FULL, Does, KilledError, Mortal, Push, Staged, pushed_plan
 from tests.models_for_tests import grey_levels, labelled_by, linear_model, loaded
 
 EPS = ("1/50", "1/10")
@@ -136,7 +139,7 @@ def test_another_model_of_the_same_name_is_another_run(tmp_path: Path) -> None:
 def test_a_workspace_that_cannot_be_written_ends_the_run_before_the_attack(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     calls: list[str] = []
-    with pytest.raises(RecordError, match="cannot write .*: a (part of the path is a file|file is in the way)"):
+    with pytest.raises(RecordError, match=r"cannot write .*: a (part of the path is a file|file is in the way)"):
         evaluate(mortal_plan(calls), workspace=tmp_path / "file" / "run")
     assert calls == []
 
@@ -146,16 +149,16 @@ def test_a_workspace_that_goes_away_ends_the_run_with_what_was_finished(tmp_path
     workspace, moved = tmp_path / "run", tmp_path / "moved"
     calls: list[str] = []
 
-    class Sabotage(Mortal):
-        def perturb(self, model, images, labels, threat_model, *, seed):  # noqa: ANN001, ANN201 - as Mortal
-            if len(calls) == 3:
-                workspace.rename(moved)
-                workspace.touch()
-            return super().perturb(model, images, labels, threat_model, seed=seed)
+    def sabotage(stage: Stage, *arguments: Any) -> Tensor:
+        if len(calls) == 3:
+            workspace.rename(moved)
+            workspace.touch()
+        calls.append(stage.name)
+        return stage.perturb(*arguments, seed=0)
 
-    stages = tuple(Sabotage(stage, calls) for stage in HALF_AND_FULL)
+    stages = tuple(Does(partial(sabotage, stage), stage.name) for stage in HALF_AND_FULL)
     run_plan = pushed_plan(*EPS, stages=stages, block_size=6, wrong=(1,))
-    with pytest.raises(RecordError, match="cannot write .*; what was finished before is kept, so make room"):
+    with pytest.raises(RecordError, match=r"cannot write .*; what was finished before is kept, so make room"):
         evaluate(run_plan, workspace=workspace)
     workspace.unlink()
     moved.rename(workspace)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixbench.errors import CheckpointError, InvalidInputError, UnknownNameError
-from mixbench.models import Checkpoint, load_model, save_checkpoint, zoo_folder
+from mixbench.models import Checkpoint, load_model, save_checkpoint, weights_bytes, zoo_folder
 from mixbench.models.checkpoints import WEIGHTS_NAME
 from mixbench.models.loading import PixelModel
 
@@ -236,3 +236,14 @@ def test_a_saved_checkpoint_of_any_architecture_is_loaded(tmp_path: Path, make_c
     made = make_checkpoint("resnet_spatial")
     save_checkpoint(tmp_path / "resnet_spatial.x", made, card_text="", overwrite=False)
     assert load_model(f"local-dir:{tmp_path}/resnet_spatial.x").identity.parameters == made.card.parameters
+
+
+def test_a_bare_file_for_a_zoo_name_is_loaded_in_the_size_of_that_checkpoint(tmp_path: Path) -> None:
+    original = load_model("convmixer_trained.digits")
+    content, _ = weights_bytes(original.module)
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(content)
+    loaded = load_model("convmixer_trained.digits", checkpoint=file)
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded.module(images), original.module(images))
+    assert loaded.identity.mixing == "foreign"

@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 
@@ -9,10 +10,18 @@ from torch import Tensor, nn
 from mixbench.datasets import Examples
 from mixbench.errors import InvalidInputError, MixbenchError
 from mixbench.mixers import Mixing, frozen_proof
-from mixbench.models import ARCHITECTURES, Checkpoint, ModelSpec, load_checkpoint, logits_fingerprint, save_checkpoint
+from mixbench.models import (
+    ARCHITECTURES,
+    Checkpoint,
+    ModelSpec,
+    load_checkpoint,
+    logits_fingerprint,
+    save_checkpoint,
+    weights_bytes,
+)
 from mixbench.threat_model import ThreatModel
 from mixbench.training import AdversarialTraining, Epoch, Recipe, clean_accuracy, train
-from mixbench.training.loop import _batches, _flipped, _shifted, adversarial_batch
+from mixbench.training.loop import _batches, _fit, _flipped, _shifted, adversarial_batch
 
 
 def _spec(name: str, *, filter_seed: int = 0) -> ModelSpec:
@@ -80,6 +89,27 @@ def test_two_seeds_share_the_frozen_filters_of_one_filter_seed(run: Run) -> None
     others = dict(second.named_parameters())
     for name, parameter in first.named_parameters():
         assert torch.equal(parameter, others[name]) is not parameter.requires_grad
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_decides_the_initial_values(run: Run, seed: int) -> None:
+    """With a vanishing learning rate, training ends where it began."""
+    recipe = replace(run.recipe, learning_rate=1e-12, epochs=1)
+    trained = dict(run("convmixer_trained", recipe=recipe, seed=seed).model.named_parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        initial = _spec("convmixer_trained").build()
+    for name, parameter in initial.named_parameters():
+        assert torch.allclose(trained[name], parameter, rtol=0, atol=1e-9)
+
+
+def test_the_seed_decides_the_order_and_the_augmentation(run: Run) -> None:
+    initial, hashes = _spec("convmixer_trained").build(), []
+    for seed in (0, 0, 1):
+        model = copy.deepcopy(initial)
+        _fit(model, run.examples, run.recipe, seed=seed, device=torch.device("cpu"), progress=None)
+        hashes.append(weights_bytes(model)[1])
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_training_leaves_the_global_generators_alone(run: Run) -> None:
