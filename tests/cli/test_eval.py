@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from mixbench.datasets import CATALOGUE
 from mixbench.datasets.digits import read_digits
 from mixbench.models import load_model
 from mixbench.records import EvaluationRecord
@@ -202,7 +203,7 @@ def test_a_named_subset_is_evaluated(data_dir: Path, here: Path, mixbench: Run) 
     assert outcome.code == 0, outcome.err
     record = load_record(the_run(here / "runs"))
     assert (record.dataset.n, record.dataset.subset) == (1000, "test_1k")
-    assert str(record.threat_model.value) == "Linf 1/255"
+    assert record.threat_model.value == CATALOGUE["cifar10_jpeg75"].default_threat_model
 
 
 def test_a_factory_of_the_users_own_code_is_a_model(
