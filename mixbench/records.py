@@ -293,7 +293,9 @@ class EvaluationRecord(_Value):
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"{source} is not JSON ({error}): it may be truncated; evaluate again") from None
+            raise RecordError(
+                f"{source} is not JSON ({error}): it may be truncated; evaluate again with --overwrite"
+            ) from None
         if not isinstance(content, dict):
             raise RecordError(f"{source} is not a record: expected a JSON object with format {EVALUATION_FORMAT!r}")
         found = content.get("format")
@@ -309,7 +311,8 @@ class EvaluationRecord(_Value):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "record"
             raise RecordError(
-                f"{source} is not a valid record: {place}: {first['msg']}; it was edited or is damaged, evaluate again"
+                f"{source} is not a valid record: {place}: {first['msg']}; it was edited or is damaged,"
+                " evaluate again with --overwrite"
             ) from None
 
     def without_measurements(self) -> Self:

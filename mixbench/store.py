@@ -38,7 +38,7 @@ def read_examples(path: Path) -> pd.DataFrame:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RecordError(f"cannot read {path} ({error.strerror}): evaluate again") from None
+        raise RecordError(f"cannot read {path} ({error.strerror}): evaluate again with --overwrite") from None
     return decode_examples(content, source=str(path))
 
 
@@ -47,9 +47,13 @@ def decode_examples(content: bytes, *, source: str) -> pd.DataFrame:
     try:
         table = pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException) as error:
-        raise RecordError(f"{source} is not a readable parquet file ({error}): evaluate again") from None
+        raise RecordError(
+            f"{source} is not a readable parquet file ({error}): evaluate again with --overwrite"
+        ) from None
     if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types:
-        raise RecordError(f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: evaluate again")
+        raise RecordError(
+            f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: evaluate again with --overwrite"
+        )
     # Nullable integers stay integers; pandas would make them floats.
     return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
@@ -107,9 +111,11 @@ def load_record(path: Path) -> EvaluationRecord:
     record = EvaluationRecord.from_json(text, source=str(file))
     examples = file.with_name(EXAMPLES_NAME)
     if not examples.is_file():
-        raise RecordError(f"{examples} is missing: keep it beside {file.name}, or evaluate again")
+        raise RecordError(f"{examples} is missing: keep it beside {file.name}, or evaluate again with --overwrite")
     if sha256_of(examples) != record.examples_sha256:
-        raise RecordError(f"{examples} is not the file that {file.name} was written with: evaluate again")
+        raise RecordError(
+            f"{examples} is not the file that {file.name} was written with: evaluate again with --overwrite"
+        )
     return record
 
 

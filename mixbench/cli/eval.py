@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mixbench.threat_model import ThreatModel
 
 _INTERRUPTED = 130
+_UNFINISHED = ".unfinished"
 
 
 def evaluate_model(
@@ -83,7 +84,7 @@ def evaluate_model(
     if records:
         typer.echo("these records exist already; --overwrite evaluates again", err=True)
     else:
-        folder = workspace or runs / ".unfinished" / _workspace_name(run_plan)
+        folder = workspace or runs / _UNFINISHED / _workspace_name(run_plan)
         records = _run(run_plan, runs, folder, torch_device, micro_batch, save_adversarials=save_adversarials)
     _print_result(records, runs, as_json=as_json)
 
@@ -162,14 +163,16 @@ def _run(
             evaluations = evaluate(
                 run_plan, workspace=workspace, device=device, micro_batch=micro_batch, progress=progress
             )
+        for evaluation in evaluations:
+            _store(evaluation, runs, save_adversarials=save_adversarials)
     except KeyboardInterrupt:
         typer.echo(
             f"\ninterrupted; what was finished is kept in {workspace}: run the same command again to go on", err=True
         )
         raise typer.Exit(_INTERRUPTED) from None
-    for evaluation in evaluations:
-        _store(evaluation, runs, save_adversarials=save_adversarials)
     remove_workspace(workspace)
+    with suppress(OSError):  # other runs may be unfinished
+        (runs / _UNFINISHED).rmdir()
     return tuple(evaluation.record for evaluation in evaluations)
 
 

@@ -60,9 +60,10 @@ def evaluate(
     target = torch.device(device)
     device_name = torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu"
     keeper = Workspace(workspace, _workspace_key(plan, device_name))
-    keeper.open()
     with ready_for_attack(plan.model.module, target):
         run = _Run(plan, keeper, target, micro_batch=micro_batch, progress=progress, device_name=device_name)
+        # A model that is refused leaves nothing on the disk.
+        keeper.open()
         return run.all_blocks()
 
 

@@ -100,12 +100,13 @@ def check_outputs(model: nn.Module, images: Float[Tensor, "batch channel height 
     try:
         with torch.no_grad():
             logits = model(images)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
+    except Exception as error:  # a network of the user's own may raise anything
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
         reason = str(error).split("\n", maxsplit=1)[0]
         raise InvalidInputError(
-            f"the model cannot take images of {size} ({reason}): choose a dataset of the size it was made for"
+            f"the model cannot take images of {size} ({type(error).__name__}: {reason}): choose a dataset of the size"
+            " it was made for, or mend its forward"
         ) from error
     shape = tuple(logits.shape)
     if len(shape) != 2 or shape[0] != len(images):  # noqa: PLR2004 - batch and class

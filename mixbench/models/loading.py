@@ -60,6 +60,10 @@ def load_model(name: str, *, checkpoint: Path | None = None, trust_pickle: bool 
     `timm:NAME`, or `package.module:factory` for code that is importable. Raises UnknownNameError or CheckpointError.
     """
     prefix, _, rest = name.partition(":")
+    if prefix in ("local-dir", "hf-hub") and checkpoint is not None:
+        raise InvalidInputError(
+            f"{name} brings its own weights: leave out --checkpoint {checkpoint}, or name an architecture"
+        )
     if prefix == "timm":
         return _timm_model(rest, checkpoint, trust_pickle=trust_pickle)
     if prefix == "local-dir":
@@ -153,10 +157,17 @@ def _factory_model(name: str, path: Path | None, *, trust_pickle: bool) -> Loade
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InvalidInputError(
             f"cannot import the model {name} ({error}): expected package.module:factory, a function without"
-            " arguments that returns a network"
+            " arguments that returns a network, in a folder that is on PYTHONPATH"
         ) from None
-    with torch.random.fork_rng(devices=[]):
-        model = factory()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = factory()
+    except MixbenchError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise InvalidInputError(
+            f"{name} raised {type(error).__name__} ({error}): call it by itself to see where, and mend it"
+        ) from error
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     if path is not None:

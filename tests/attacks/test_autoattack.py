@@ -72,7 +72,7 @@ def test_a_search_breaks_what_the_closed_form_says_at_exactly_the_promised_cost(
 @zero_gradients_are_expected
 @pytest.mark.parametrize(
     ("name", "num_classes", "targets"),
-    [("apgd-t", 5, 4), ("apgd-t", 9, 8), ("apgd-t", 12, 9), ("fab-t", 5, 4), ("fab-t", 9, 8)],
+    [("apgd-t", 9, 8), ("apgd-t", 12, 9), ("fab-t", 5, 4)],
 )
 def test_there_are_as_many_targets_as_other_classes_up_to_nine(name: str, num_classes: int, targets: int) -> None:
     model = linear_model(num_classes=num_classes)
@@ -97,10 +97,10 @@ def test_targeted_apgd_has_five_targets_at_most_in_l1(num_classes: int, targets:
 @pytest.mark.filterwarnings("ignore:.*Square Attack has decreased:mixbench.attacks.AttackWarning")
 @pytest.mark.parametrize("norm", list(Norm))
 def test_the_stages_repeat_the_bare_library_bit_for_bit(norm: Norm) -> None:
-    """The model is quantised, so that in Linf and L2 all but FAB break something and no search gets far by itself."""
+    """The model's quantisation hides its gradients, so that in Linf and L2 several searches have to share the work."""
     model = coarse(linear_model())
     labels = model(IMAGES).argmax(1)
-    threat_model = ThreatModel(norm, {Norm.LINF: Fraction(1, 10), Norm.L2: Fraction(2, 3), Norm.L1: Fraction(4)}[norm])
+    threat_model = ThreatModel(norm, {Norm.LINF: Fraction(1, 10), Norm.L2: Fraction(2, 3), Norm.L1: Fraction(6)}[norm])
     expected = bare_autoattack(model, IMAGES, labels, threat_model, seed=5, batch_size=len(IMAGES))
     found = AutoAttack().perturb(model, IMAGES, labels, threat_model, seed=5)
     assert (expected != IMAGES).flatten(1).any(1).sum() >= 12
@@ -108,26 +108,10 @@ def test_the_stages_repeat_the_bare_library_bit_for_bit(norm: Norm) -> None:
     assert torch.equal(found, expected)
 
 
-@zero_gradients_are_expected
-def test_masked_gradients_leave_work_for_the_later_searches() -> None:
-    """What the test before this one rests on: more than one search finds something, Square among them."""
-    model = coarse(linear_model())
-    images, labels = IMAGES, model(IMAGES).argmax(1)
-    threat_model = ThreatModel(Norm.LINF, Fraction(1, 10))
-    broken_by: dict[str, int] = {}
-    for name in STAGES:
-        found = search(name, model, images, labels, threat_model)
-        broken_by[name] = int(found.sum())
-        images, labels = images[~found], labels[~found]
-    assert broken_by["apgd-ce"] > 0
-    assert broken_by["apgd-t"] > 0
-    assert broken_by["square"] > 0
-    assert "a sign of masked gradients" in AutoAttack().doubts(broken_by, total=16)[0]
-
-
 @pytest.mark.parametrize(("broken", "doubted"), [(0, False), (2, False), (3, True)])
 def test_square_raises_doubts_above_two_in_a_thousand(broken: int, *, doubted: bool) -> None:
-    assert bool(AutoAttack().doubts({"square": broken}, total=1000)) is doubted
+    doubts = " ".join(AutoAttack().doubts({"apgd-ce": 500, "square": broken}, total=1000))
+    assert ("a sign of masked gradients" in doubts) is doubted
 
 
 @pytest.mark.parametrize("name", ["apgd-ce", "fab-t"])
@@ -138,12 +122,12 @@ def test_a_single_image_is_attacked_like_any_other(name: str) -> None:
 
 
 @zero_gradients_are_expected
-@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t"])
-def test_the_memory_format_of_the_images_makes_no_difference(name: str) -> None:
+def test_the_memory_format_of_the_images_makes_no_difference() -> None:
+    """Targeted APGD is the search that takes views of its gradients."""
     model = linear_model((3, 6, 6))
     images = as_floats(grey_levels(6, (3, 6, 6)))
-    labels, threat_model = model(images).argmax(1), ThreatModel(Norm.L2, Fraction(1, 20))
-    perturb = partial(AutoAttackStage(name).perturb, model, threat_model=threat_model, seed=0)
+    labels, threat_model = model(images).argmax(1), ThreatModel(Norm.L2, Fraction(1, 3))
+    perturb = partial(AutoAttackStage("apgd-t").perturb, model, threat_model=threat_model, seed=0)
     expected = perturb(images, labels)
     found = perturb(images.to(memory_format=torch.channels_last), labels)
     assert (expected != images).any()

@@ -29,8 +29,8 @@ def examples() -> Examples:
 
 def searched(examples: Examples) -> Plan:
     """Return the plan of two real searches on the ConvMixer; the second, slower one is left a tenth of the examples."""
-    attack = Staged((PGD(steps=5, relative_step_size=0.4), AutoAttackStage("apgd-ce")))
-    return plan(loaded(small_convmixer()), examples, attack, [ThreatModel.parse("Linf 1/25")], seed=0)
+    attack = Staged((PGD(steps=2, relative_step_size=0.5), AutoAttackStage("apgd-ce")))
+    return plan(loaded(small_convmixer()), examples, attack, [ThreatModel.parse("Linf 1/15")], seed=0)
 
 
 def broken(evaluation: Evaluation) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_micro_batches_change_no_verdict_and_no_cost(
     assert cut.record.cost.backwards == whole.record.cost.backwards
 
 
-@pytest.mark.parametrize("most", [1, 3, 8, 16])
+@pytest.mark.parametrize("most", [3, 8, 16])
 @pytest.mark.parametrize("micro_batch", [None, 12], ids=["fitted", "given"])
 def test_a_run_that_is_out_of_memory_halves_until_it_fits_and_ends_with_the_same_verdicts(
     most: int, micro_batch: int | None, tmp_path: Path
