@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from mixbench.errors import AttackViolationError
+from mixbench.errors import AttackViolationError, InvalidInputError
 from mixbench.threat_model import Norm, ThreatModel
 
 _BOX_TOLERANCE = 1e-6
@@ -34,9 +34,17 @@ def judge(
     *,
     micro_batch: int,
 ) -> Verdicts:
-    """Return the verdicts of `model` on `images`, one forward an image."""
+    """Return the verdicts of `model` on `images`, one forward an image.
+
+    Raises InvalidInputError if a logit is NaN or infinite: such an answer is neither right nor wrong.
+    """
     with torch.no_grad():
         logits = torch.cat([model(cut) for cut in images.split(micro_batch)])
+    if not bool(torch.isfinite(logits).all()):
+        count = int((~torch.isfinite(logits)).any(1).sum())
+        raise InvalidInputError(
+            f"the model returned NaN or infinite logits for {count} images in [0, 1]: mend its weights or its forward"
+        )
     predictions = logits.argmax(1)
     true = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)

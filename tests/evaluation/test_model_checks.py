@@ -28,7 +28,7 @@ def nan_in_one(logits: Tensor) -> Tensor:
     ("after", "message"),
     [
         (lambda logits: logits.softmax(1), r"returned probabilities .* row sums to 1\), .* remove its final softmax"),
-        (lambda logits: 100 * logits.softmax(1), r"returned probabilities .* every row sums to 100\)"),
+        (lambda logits: 1e6 * logits.softmax(1), r"returned probabilities .* every row sums to 1e\+06\)"),
         (nan_in_one, "returned NaN or infinite logits for clean images: its weights are damaged"),
         (lambda logits: logits / 0, "returned NaN or infinite logits"),
         (lambda logits: logits[:, :3], "returned 3 classes and the dataset has 4: choose a model trained on it"),
@@ -46,8 +46,13 @@ def test_outputs_that_are_no_logits_are_refused(after: Callable[[Tensor], Tensor
 
 @pytest.mark.parametrize(
     "after",
-    [lambda logits: logits, lambda logits: logits.relu(), lambda logits: logits.log_softmax(1)],
-    ids=["logits", "none-below-0", "log-probabilities"],
+    [
+        lambda logits: logits,
+        lambda logits: logits.relu(),
+        lambda logits: logits.relu() * 1e-4,
+        lambda logits: logits.log_softmax(1),
+    ],
+    ids=["logits", "none-below-0", "tiny-none-below-0", "log-probabilities"],
 )
 def test_logits_are_accepted(after: Callable[[Tensor], Tensor]) -> None:
     check_outputs(answering(after), IMAGES, num_classes=4)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixbench.errors import AttackViolationError
+from mixbench.errors import AttackViolationError, InvalidInputError
 from mixbench.evaluation.verification import check_within, judge, perturbation_norms
 from mixbench.threat_model import Norm, ThreatModel
 from tests.models_for_tests import as_floats, grey_levels
@@ -118,3 +118,15 @@ def test_what_is_no_image_is_a_violation(adversarial: Tensor, message: str) -> N
 @pytest.mark.parametrize("value", [-5e-7, 1 + 5e-7], ids=["below-0", "above-1"])
 def test_the_box_may_be_left_by_rounding(value: float) -> None:
     check_within(with_value(value), IMAGES, ThreatModel(Norm.LINF, Fraction(1)), attack="push")
+
+
+@pytest.mark.parametrize("logit", [float("nan"), float("inf")], ids=["NaN", "infinite"])
+def test_an_answer_that_is_no_number_is_neither_right_nor_wrong(logit: float) -> None:
+    class Undefined(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = torch.zeros(len(images), 4)
+            logits[1, 2] = logit
+            return logits
+
+    with pytest.raises(InvalidInputError, match="NaN or infinite logits for 1 images"):
+        judge(Undefined(), torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), micro_batch=3)
