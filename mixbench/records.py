@@ -6,6 +6,7 @@ so decoding is strict: unknown keys, unknown versions and impossible counts are 
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import re
@@ -185,6 +186,13 @@ class Protocol(_Value):
     eps_grid: tuple[Eps, ...]
     hash: Sha256
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        grid = self.eps_grid
+        if not grid or any(low >= high for low, high in itertools.pairwise(grid)):
+            raise ValueError(f"eps_grid [{', '.join(map(str, grid))}] is not a strictly ascending list of radii")
+        return self
+
 
 class Cost(_Value):
     """What the evaluation took: passes are counted per example, seconds are wall time.
@@ -238,6 +246,7 @@ class EvaluationRecord(_Value):
             decide differently.
         warnings: What the attack library and the harness had to say about the reliability of the number.
         examples_sha256: Hash of the per-example parquet file that belongs to this record.
+        adversarials_sha256: Hash of the file of adversarial images that belongs to it; None when they were not kept.
     """
 
     format: Literal["mixbench.evaluation/1"] = EVALUATION_FORMAT
@@ -253,6 +262,7 @@ class EvaluationRecord(_Value):
     warnings: tuple[str, ...]
     cost: Cost
     examples_sha256: Sha256
+    adversarials_sha256: Sha256 | None = None
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -276,6 +286,9 @@ class EvaluationRecord(_Value):
             eps_grid=self.protocol.eps_grid,
         ):
             raise ValueError("protocol.hash is not the hash of the protocol that the record describes")
+        last, eps = self.protocol.eps_grid[-1], self.threat_model.eps
+        if last != eps:
+            raise ValueError(f"protocol.eps_grid ends at {last}, not at the record's eps {eps}")
         return self
 
     @property
@@ -303,6 +316,11 @@ class EvaluationRecord(_Value):
             raise RecordError(
                 f"{source} has format {found!r}, expected {EVALUATION_FORMAT!r}: read it with the mixbench that wrote"
                 " it"
+            )
+        # What has a default in code must stand in the file too.
+        if missing := [key for key in cls.model_fields if key not in content]:
+            raise RecordError(
+                f"{source} is not a valid record: {missing[0]}: Field required; evaluate again with --overwrite"
             )
         try:
             # Strict, so that "350", true or 350.0 do not pass for the count 350.

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from mixbench.errors import RecordError
 from mixbench.files import sha256_of, storage_error, write_atomically
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
+from mixbench.threat_model import ThreatModel
 
 RECORD_NAME = "record.json"
 EXAMPLES_NAME = "examples.parquet"
@@ -23,6 +24,7 @@ ADVERSARIALS_NAME = "adversarials.safetensors"
 _SCHEMA = pa.schema(
     [(name, getattr(pa, kind if kind != "bool" else "bool_")()) for name, kind in EXAMPLES_COLUMNS.items()]
 )
+_OF_BROKEN = ("broken_by", "eps", "adversarial_prediction", "adversarial_margin", "norm")
 
 
 def encode_examples(columns: Mapping[str, np.ndarray]) -> bytes:
@@ -67,16 +69,21 @@ class Store:
     def add(self, record: EvaluationRecord, *, examples: bytes, adversarials: bytes | None = None) -> Path:
         """Write `record` with its files and return its folder; raises RecordError if it cannot be written.
 
-        The record is written last, so a folder with a record is complete.
+        The record is written with the hash of `adversarials`, and last, so a folder with a record is complete. A table
+        that disagrees with its record is refused; adversarials of an earlier run are removed.
         """
         if hashlib.sha256(examples).hexdigest() != record.examples_sha256:
             raise RecordError(f"the per-example file does not belong to record {record.id}: its hash differs")
+        source = f"the per-example file of record {record.id}"
+        _check_agreement(record, decode_examples(examples, source=source), source=source)
         folder = self.folder / record.id
-        _retire_other(folder, record.examples_sha256)
+        kept = None if adversarials is None else hashlib.sha256(adversarials).hexdigest()
+        _retire_other(folder, examples_sha256=record.examples_sha256, adversarials_sha256=kept)
         write_atomically(folder / EXAMPLES_NAME, examples)
         if adversarials is not None:
             write_atomically(folder / ADVERSARIALS_NAME, adversarials)
-        write_atomically(folder / RECORD_NAME, record.to_json().encode())
+        written = record.model_copy(update={"adversarials_sha256": kept})
+        write_atomically(folder / RECORD_NAME, written.to_json().encode())
         return folder
 
     def find(self, record_id: str) -> EvaluationRecord | None:
@@ -89,12 +96,16 @@ class Store:
         return tuple(load_record(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
 
 
-def _retire_other(folder: Path, examples_sha256: str) -> None:
-    """Delete a record whose per-example file is about to be replaced by another: a crash must not leave the pair."""
-    examples, record = folder / EXAMPLES_NAME, folder / RECORD_NAME
+def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: str | None) -> None:
+    """Delete a record one of whose files is about to change, and old adversarials: a crash must not leave the pair."""
+    examples, adversarials, record = folder / EXAMPLES_NAME, folder / ADVERSARIALS_NAME, folder / RECORD_NAME
     try:
-        if record.is_file() and not (examples.is_file() and sha256_of(examples) == examples_sha256):
-            record.unlink()
+        same = examples.is_file() and sha256_of(examples) == examples_sha256
+        stale = adversarials.is_file() and sha256_of(adversarials) != adversarials_sha256
+        if stale or not same:
+            record.unlink(missing_ok=True)
+        if stale:
+            adversarials.unlink()
     except OSError as error:
         raise storage_error(record, error) from error
 
@@ -110,13 +121,72 @@ def load_record(path: Path) -> EvaluationRecord:
         raise RecordError(f"{file} is not a record: it is not text; give a run folder or its {RECORD_NAME}") from None
     record = EvaluationRecord.from_json(text, source=str(file))
     examples = file.with_name(EXAMPLES_NAME)
-    if not examples.is_file():
-        raise RecordError(f"{examples} is missing: keep it beside {file.name}, or evaluate again with --overwrite")
-    if sha256_of(examples) != record.examples_sha256:
-        raise RecordError(
-            f"{examples} is not the file that {file.name} was written with: evaluate again with --overwrite"
-        )
+    _check_hash(examples, record.examples_sha256, record_name=file.name)
+    if record.adversarials_sha256 is not None:
+        _check_hash(file.with_name(ADVERSARIALS_NAME), record.adversarials_sha256, record_name=file.name)
+    _check_agreement(record, read_examples(examples), source=str(examples))
     return record
+
+
+def _check_hash(file: Path, expected: str, *, record_name: str) -> None:
+    """Raise RecordError unless `file` is there and has the hash `expected`."""
+    if not file.is_file():
+        raise RecordError(f"{file} is missing: keep it beside {record_name}, or evaluate again with --overwrite")
+    if sha256_of(file) != expected:
+        raise RecordError(
+            f"{file} is not the file that {record_name} was written with: evaluate again with --overwrite"
+        )
+
+
+def _check_agreement(record: EvaluationRecord, table: pd.DataFrame, *, source: str) -> None:
+    """Raise RecordError naming the first number of `record` or column of `table` that contradicts the others."""
+    fault = _null_fault(table) or _count_fault(record, table) or _broken_fault(record, table.loc[table["broken"]])
+    if fault is not None:
+        raise RecordError(f"{source} disagrees with its record: {fault}; evaluate again with --overwrite")
+
+
+def _null_fault(table: pd.DataFrame) -> str | None:
+    """Return what is null and should not be, or the other way round."""
+    broken = table["broken"].to_numpy(dtype=bool)
+    for name in EXAMPLES_COLUMNS:
+        expected = ~broken if name in _OF_BROKEN else np.zeros_like(broken)
+        wrong = int((table[name].isna().to_numpy() != expected).sum())
+        if wrong:
+            meant = "have a value where broken and only there" if name in _OF_BROKEN else "have a value everywhere"
+            return f"{name} should {meant}, but does not in {wrong} rows"
+    return None
+
+
+def _count_fault(record: EvaluationRecord, table: pd.DataFrame) -> str | None:
+    """Return the first count of `record` that is not the count of `table`."""
+    clean = table["label"] == table["clean_prediction"]
+    stages = table["broken_by"].value_counts()
+    counts = (
+        ("dataset.n", record.dataset.n, len(table)),
+        ("clean.correct", record.clean.correct, clean.sum()),
+        ("robust.correct", record.robust.correct, (clean & ~table["broken"]).sum()),
+        *((f"broken_by.{name}", count, stages.get(name, 0)) for name, count in record.broken_by.items()),
+        ("cost.forwards", record.cost.forwards, table["forwards"].sum()),
+        ("cost.backwards", record.cost.backwards, table["backwards"].sum()),
+    )
+    return next((f"{name} is {told}, the table has {found}" for name, told, found in counts if told != found), None)
+
+
+def _broken_fault(record: EvaluationRecord, broken: pd.DataFrame) -> str | None:
+    """Return what the rows of broken examples claim that cannot be."""
+    norm, grid = record.threat_model.norm, record.protocol.eps_grid
+    allowed = {str(eps): float(eps) + ThreatModel(norm, eps).tolerance() for eps in grid}
+    limits = np.array([allowed.get(eps, np.nan) for eps in broken["eps"]], dtype=np.float64)
+    label, clean, adversarial, norms = (
+        broken[name].to_numpy() for name in ("label", "clean_prediction", "adversarial_prediction", "norm")
+    )
+    faults: tuple[tuple[str, np.ndarray], ...] = (
+        ("broken is set where the clean prediction is wrong", clean != label),
+        ("eps is not in protocol.eps_grid", np.isnan(limits)),
+        ("norm is not within eps", ~((norms >= 0) & (norms <= limits))),
+        ("adversarial_prediction is the label", adversarial == label),
+    )
+    return next((f"{text} in {int(wrong.sum())} rows" for text, wrong in faults if wrong.any()), None)
 
 
 def record_schema() -> str:

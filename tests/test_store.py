@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixbench.errors import RecordError
-from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord, protocol_hash
+from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
 from mixbench.store import (
     ADVERSARIALS_NAME,
     EXAMPLES_NAME,
@@ -26,50 +27,19 @@ from mixbench.store import (
     record_schema,
 )
 from tests.json_schema import fits
-
-
-def _columns() -> dict[str, np.ndarray]:
-    """Three examples: broken, misclassified, robust."""
-    return {
-        "index": np.array([4, 5, 9]),
-        "label": np.array([1, 2, 3]),
-        "clean_prediction": np.array([1, 7, 3]),
-        "margin": np.array([0.5, -1.25, 3.0], dtype=np.float32),
-        "broken": np.array([True, False, False]),
-        "broken_by": np.array(["pgd", None, None], dtype=object),
-        "eps": np.array(["1/10", None, None], dtype=object),
-        "adversarial_prediction": np.array([8, None, None], dtype=object),
-        "adversarial_margin": np.array([-0.25, None, None], dtype=object),
-        "norm": np.array([0.1, None, None], dtype=object),
-        "forwards": np.array([51, 1, 251]),
-        "backwards": np.array([50, 0, 250]),
-    }
+from tests.records_for_tests import record_of_three, three_examples, with_seed
 
 
 @pytest.fixture
 def examples() -> bytes:
     """The per-example file of `record`."""
-    return encode_examples(_columns())
+    return encode_examples(three_examples())
 
 
 @pytest.fixture
-def record(golden_record_path: Path, examples: bytes) -> EvaluationRecord:
-    """The golden record, with `examples` as its per-example file."""
-    golden = EvaluationRecord.from_json(golden_record_path.read_text(encoding="utf-8"))
-    return golden.model_copy(update={"examples_sha256": hashlib.sha256(examples).hexdigest()})
-
-
-def _with_seed(record: EvaluationRecord, seed: int) -> EvaluationRecord:
-    protocol = record.protocol
-    digest = protocol_hash(
-        dataset=record.dataset,
-        attack=record.attack,
-        threat_model=record.threat_model,
-        block_size=protocol.block_size,
-        seed=seed,
-        eps_grid=protocol.eps_grid,
-    )
-    return record.model_copy(update={"protocol": protocol.model_copy(update={"seed": seed, "hash": digest})})
+def record(examples: bytes) -> EvaluationRecord:
+    """A record with `examples` as its per-example file."""
+    return record_of_three(examples)
 
 
 def test_a_record_is_found_again_as_it_was_added(tmp_path: Path, record: EvaluationRecord, examples: bytes) -> None:
@@ -79,11 +49,50 @@ def test_a_record_is_found_again_as_it_was_added(tmp_path: Path, record: Evaluat
     assert {path.name for path in folder.iterdir()} == {RECORD_NAME, EXAMPLES_NAME, ADVERSARIALS_NAME}
     assert (folder / ADVERSARIALS_NAME).read_bytes() == b"images"
     assert store.find(record.id) == store.records()[0] == load_record(folder) == load_record(folder / RECORD_NAME)
-    assert load_record(folder) == record
+    assert load_record(folder) == record.model_copy(
+        update={"adversarials_sha256": hashlib.sha256(b"images").hexdigest()}
+    )
+
+
+def test_adversarials_of_an_earlier_run_do_not_stay(tmp_path: Path, record: EvaluationRecord, examples: bytes) -> None:
+    store = Store(tmp_path)
+    folder = store.add(record, examples=examples, adversarials=b"images")
+    store.add(load_record(folder), examples=examples)
+    assert {path.name for path in folder.iterdir()} == {RECORD_NAME, EXAMPLES_NAME}
+    assert store.records() == (record,)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (Path.unlink, "is missing: keep it beside record.json"),
+        (lambda path: path.write_bytes(b"other"), "is not the file that record.json was written with"),
+    ],
+    ids=["missing", "other"],
+)
+def test_adversarials_that_were_changed_are_refused_by_name(
+    tmp_path: Path, record: EvaluationRecord, examples: bytes, edit: Callable[[Path], object], message: str
+) -> None:
+    file = Store(tmp_path).add(record, examples=examples, adversarials=b"images") / ADVERSARIALS_NAME
+    edit(file)
+    with pytest.raises(RecordError, match=f"{re.escape(str(file))} {message}"):
+        load_record(file.parent)
+
+
+def test_a_failed_change_of_adversarials_never_pairs_the_old_record_with_none(
+    tmp_path: Path, record: EvaluationRecord, examples: bytes
+) -> None:
+    store = Store(tmp_path)
+    folder = store.add(record, examples=examples, adversarials=b"images")
+    (folder / EXAMPLES_NAME).unlink()
+    _block(folder / EXAMPLES_NAME)
+    with pytest.raises(RecordError, match="cannot write"):
+        store.add(record, examples=examples, adversarials=b"others")
+    assert store.records() == ()
 
 
 def test_records_come_in_the_order_of_their_ids(tmp_path: Path, record: EvaluationRecord, examples: bytes) -> None:
-    store, added = Store(tmp_path), [_with_seed(record, seed) for seed in range(5)]
+    store, added = Store(tmp_path), [with_seed(record, seed) for seed in range(5)]
     for one in added:
         store.add(one, examples=examples)
     assert [one.id for one in store.records()] == sorted(one.id for one in added)
@@ -128,7 +137,7 @@ def test_a_failed_second_run_never_pairs_the_old_record_with_new_examples(
 ) -> None:
     store = Store(tmp_path)
     store.add(record, examples=examples)
-    columns = _columns() | {"margin": np.array([0.5, -1.25, 3.5], dtype=np.float32)}
+    columns = three_examples() | {"margin": np.array([0.5, -1.25, 3.5], dtype=np.float32)}
     other = encode_examples(columns)
     again = record.model_copy(update={"examples_sha256": hashlib.sha256(other).hexdigest()})
     assert again.id == record.id
@@ -203,7 +212,7 @@ def test_the_table_has_the_documented_columns_and_types(examples: bytes) -> None
 def test_the_table_is_read_back_with_integers_as_integers_and_nulls_as_nulls(tmp_path: Path, examples: bytes) -> None:
     (tmp_path / EXAMPLES_NAME).write_bytes(examples)
     table = read_examples(tmp_path / EXAMPLES_NAME)
-    for name, values in _columns().items():
+    for name, values in three_examples().items():
         found = [None if pd.isna(value) else value for value in table[name]]
         assert found == values.tolist(), name
     assert str(table["adversarial_prediction"].dtype) == "Int64"
@@ -212,8 +221,8 @@ def test_the_table_is_read_back_with_integers_as_integers_and_nulls_as_nulls(tmp
 
 
 def test_equal_tables_are_equal_bytes_and_others_are_not(examples: bytes) -> None:
-    assert encode_examples(dict(reversed(_columns().items()))) == examples
-    assert encode_examples(_columns() | {"forwards": np.array([51, 1, 250])}) != examples
+    assert encode_examples(dict(reversed(three_examples().items()))) == examples
+    assert encode_examples(three_examples() | {"forwards": np.array([51, 1, 250])}) != examples
 
 
 def _parquet(table: dict[str, Any]) -> bytes:
@@ -227,7 +236,7 @@ def _parquet(table: dict[str, Any]) -> bytes:
     [
         (b"", "runs/x is not a readable parquet file"),
         (b"<html>" * 100, "runs/x is not a readable parquet file"),
-        (encode_examples(_columns())[:-20], "runs/x is not a readable parquet file"),
+        (encode_examples(three_examples())[:-20], "runs/x is not a readable parquet file"),
         (_parquet({"index": [1]}), r"runs/x has columns \['index'\], expected \['index', 'label'"),
         (
             _parquet({name: [None] for name in EXAMPLES_COLUMNS}),
@@ -253,6 +262,8 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
         (("model", "filter_seed"), None, True),
         (("provenance", "commit"), None, True),
         (("broken_by", "square"), 0, True),
+        (("adversarials_sha256",), "0" * 64, True),
+        (("adversarials_sha256",), "0", False),
         (("format",), "mixbench.evaluation/2", False),
         (("surprise",), 1, False),
         (("model", "surprise"), 1, False),

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mixbench.cli.options import AsJson, CacheDir, DataDir, Device, cache_folder, resolve_device
 from mixbench.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from mixbench.evaluation import Comparison
 
 bench = typer.Typer(help="Measure speed beside a reference, in one run.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,11 +37,8 @@ def bench_eval(
     as_json: AsJson = False,
 ) -> None:
     """Time AutoAttack through the harness and through bare pyautoattack at its best batch size."""
-    from rich.table import Table
-
     from mixbench.attacks import attack_named
     from mixbench.cli.eval import default_threat_models
-    from mixbench.cli.tables import console, percent
     from mixbench.datasets import load_examples
     from mixbench.evaluation import compare_with_bare, plan
     from mixbench.models import load_model
@@ -48,7 +48,9 @@ def bench_eval(
     name = dataset or loaded.dataset or "digits"
     folder = cache_folder(cache_dir)
     examples = load_examples(name, data_dir=data_dir, cache_dir=folder, n_examples=n_examples, seed=seed)
-    threat_models = default_threat_models(name, norm, eps)[:1]
+    threat_models = default_threat_models(name, norm, eps)
+    if len(threat_models) > 1:
+        raise InvalidInputError(f"eps {eps} names several radii: bench measures one at a time")
     run_plan = plan(
         loaded, examples, attack_named("autoattack"), threat_models, seed=seed, block_size=max(len(examples), 1)
     )
@@ -63,11 +65,17 @@ def bench_eval(
         }
         typer.echo(json.dumps(content, indent=2))
         return
+    _print_comparison(result, title=f"{loaded.identity.name}, {len(examples)} examples of {name}")
+
+
+def _print_comparison(result: "Comparison", *, title: str) -> None:
+    from rich.table import Table
+
+    from mixbench.cli.tables import console, percent
+
     record = result.record
-    table = Table(
-        "what", "batch", "seconds", "robust", title=f"{record.model.name}, {len(examples)} examples of {name}"
-    )
-    table.add_row("mixbench", str(len(examples)), f"{result.harness_seconds:.2f}", str(record.robust.correct))
+    table = Table("what", "batch", "seconds", "robust", title=title)
+    table.add_row("mixbench", str(record.dataset.n), f"{result.harness_seconds:.2f}", str(record.robust.correct))
     for run in result.bare:
         table.add_row("pyautoattack", str(run.batch_size), f"{run.seconds:.2f}", str(run.robust))
     console().print(table)

@@ -24,13 +24,10 @@ _UNFINISHED = ".unfinished"
 
 
 def evaluate_model(
-    model: Annotated[
-        str,
-        typer.Option(help="A zoo name, timm:NAME, local-dir:FOLDER, hf-hub:ID or package.module:factory."),
-    ],
+    model: Annotated[str, typer.Option(help="A zoo name, timm:NAME, local-dir:FOLDER, hf-hub:ID or module:factory.")],
     attack: Annotated[str, typer.Option(help="fgsm, pgd or autoattack.")] = "autoattack",
     dataset: Annotated[
-        str | None, typer.Option(help="A name, parquet:FOLDER or images:FOLDER. [default: what the model learned]")
+        str | None, typer.Option(help="A name, parquet:FOLDER or images:FOLDER. [default: its own]")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="Linf, L2 or L1. [default: the dataset's]")] = None,
     eps: Annotated[
@@ -81,9 +78,7 @@ def evaluate_model(
     threat_models = default_threat_models(name, norm, eps)
     run_plan = plan(loaded, examples, chosen, threat_models, seed=seed, block_size=block_size)
     records = () if overwrite else _existing(run_plan, runs, with_adversarials=save_adversarials)
-    if records:
-        typer.echo("these records exist already; --overwrite evaluates again", err=True)
-    else:
+    if not records:
         folder = workspace or runs / _UNFINISHED / _workspace_name(run_plan)
         records = _run(run_plan, runs, folder, torch_device, micro_batch, save_adversarials=save_adversarials)
     _print_result(records, runs, as_json=as_json)
@@ -136,7 +131,7 @@ def _workspace_name(run_plan: "Plan") -> str:
 
 
 def _existing(run_plan: "Plan", runs: Path, *, with_adversarials: bool) -> "tuple[EvaluationRecord, ...]":
-    """Return all records of the plan if every one is in the store, else none."""
+    """Return all records of the plan, and say so, if every one is in the store; else none."""
     from mixbench.store import ADVERSARIALS_NAME, Store
 
     found = [Store(runs).find(record_id) for record_id in run_plan.record_ids]
@@ -144,7 +139,14 @@ def _existing(run_plan: "Plan", runs: Path, *, with_adversarials: bool) -> "tupl
     if len(complete) < len(found):
         return ()
     kept = all((runs / record.id / ADVERSARIALS_NAME).is_file() for record in complete)
-    return tuple(complete) if kept or not with_adversarials else ()
+    if with_adversarials and not kept:
+        return ()
+    made = complete[0].provenance
+    typer.echo(
+        f"these records exist already (made {made.started:%Y-%m-%d} on {made.device}); --overwrite evaluates again",
+        err=True,
+    )
+    return tuple(complete)
 
 
 def _run(

@@ -55,6 +55,7 @@ def train_model(
     command = ["mixbench", "train", "--model", model, "--dataset", dataset, "--recipe", recipe]
     command += ["--seed", str(seed), "--filter-seed", str(filter_seed)]
     command += [] if epochs is None else ["--epochs", str(epochs)]
+    command += ["--device", torch_device]
     try:
         with _progress_bar() as progress:
             checkpoint = train(

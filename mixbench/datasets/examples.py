@@ -33,6 +33,7 @@ class Examples:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        self._check_types()
         n = len(self.images)
         if n == 0:
             raise DatasetError(f"{self.name} ({self.split}) has no examples: check the folder it was read from")
@@ -43,6 +44,24 @@ class Examples:
                 f"{self.name} ({self.split}) has labels {self.labels.min()} to {self.labels.max()}, expected 0 to"
                 f" {self.num_classes - 1}"
             )
+
+    def _check_types(self) -> None:
+        """Raise DatasetError for what would be read as other pixels or classes, such as floats from 0 to 1."""
+        if self.images.dtype != np.uint8:
+            raise DatasetError(
+                f"{self.name} ({self.split}) has images of {self.images.dtype}, expected pixels 0 to 255 as uint8"
+            )
+        if self.images.ndim != 4:  # noqa: PLR2004 - example, channel, height, width
+            raise DatasetError(
+                f"{self.name} ({self.split}) has images of shape {self.images.shape}, expected (example, channel,"
+                " height, width)"
+            )
+        for field, numbers in (("labels", self.labels), ("indices", self.indices)):
+            if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+                raise DatasetError(
+                    f"{self.name} ({self.split}) has {field} of {numbers.dtype} and shape {numbers.shape}, expected one"
+                    " integer an example"
+                )
 
     def __len__(self) -> int:
         return len(self.images)

@@ -52,10 +52,11 @@ class Comparison:
 
 
 def compare_with_bare(plan: Plan, *, device: str, batch_sizes: Sequence[int]) -> Comparison:
-    """Return harness and bare AutoAttack side by side for the first threat model of a one-block `plan`.
+    """Return harness and bare AutoAttack side by side for a `plan` of one block and one threat model.
 
-    Both compute in exact float32. The bare library is used as its documentation says: the model's parameters keep
-    their gradients on, and all examples are given to it.
+    The whole block is always among the batch sizes of the bare library. Both compute in exact float32. The bare
+    library is used as its documentation says: the model's parameters keep their gradients on, and all examples are
+    given to it.
     """
     target = torch.device(device)
     _warm_up(plan, target)
@@ -68,9 +69,10 @@ def compare_with_bare(plan: Plan, *, device: str, batch_sizes: Sequence[int]) ->
     images = torch.from_numpy(plan.examples.images.copy()).to(target).float() / 255
     labels = torch.from_numpy(plan.examples.labels.copy()).to(target)
     seed = block_seed(plan.protocols[0].seed, plan.attack.name, 0)
+    misclassified = judge(model, images, labels, micro_batch=len(images)).broken.cpu().numpy()
     runs: list[BareRun] = []
     agreement = 0.0
-    for batch_size in sorted({min(size, len(images)) for size in batch_sizes}):
+    for batch_size in sorted({min(size, len(images)) for size in (*batch_sizes, len(images))}):
         with exact_float32(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             started = _now(target)
@@ -80,7 +82,7 @@ def compare_with_bare(plan: Plan, *, device: str, batch_sizes: Sequence[int]) ->
             seconds = _now(target) - started
             wrong = judge(model, adversarial, labels, micro_batch=len(images)).broken.cpu().numpy()
         runs.append(BareRun(batch_size, seconds, int((~wrong).sum())))
-        misclassified = judge(model, images, labels, micro_batch=len(images)).broken.cpu().numpy()
+        # The last and largest batch is the whole block, where both draw the same random numbers.
         agreement = float(np.mean(wrong == (broken | misclassified)))
     model.to("cpu")
     return Comparison(evaluation.record, harness_seconds, tuple(runs), agreement)

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import resource
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -52,16 +53,20 @@ def evaluate(
 
     Finished stages are kept in the folder `workspace` and taken up by the next call with the same plan; the caller
     deletes it once the evaluations are stored. `micro_batch` bounds how many images are passed at once: by default
-    what fits the device, halved whenever memory runs out; it cannot change a verdict. `device` is a torch device.
+    what fits the device, halved whenever memory runs out; it changes nothing but float32 rounding. `device` is a torch
+    device.
 
     Raises InvalidInputError if the model or the images break the contract (images in [0, 1], logits, eval mode),
     AttackViolationError if an attack leaves its threat model, RecordError if the workspace is another run's.
     """
     target = torch.device(device)
     device_name = torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu"
-    keeper = Workspace(workspace, _workspace_key(plan, device_name))
+    if target.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(target)
+    provenance = Provenance.collect(device=device_name)
+    keeper = Workspace(workspace, _workspace_key(plan, provenance))
     with ready_for_attack(plan.model.module, target):
-        run = _Run(plan, keeper, target, micro_batch=micro_batch, progress=progress, device_name=device_name)
+        run = _Run(plan, keeper, target, micro_batch=micro_batch, progress=progress, provenance=provenance)
         # A model that is refused leaves nothing on the disk.
         keeper.open()
         return run.all_blocks()
@@ -92,13 +97,13 @@ class _Run:
         *,
         micro_batch: int | None,
         progress: ProgressCallback | None,
-        device_name: str,
+        provenance: Provenance,
     ) -> None:
         self.plan = plan
         self.workspace = workspace
         self.device = device
         self.model = plan.model.module
-        self.provenance = Provenance.collect(device=device_name)
+        self.provenance = provenance
         self.ledger = Ledger(plan)
         n = len(plan.examples)
         self.blocks = tuple(blocks(n, block_size=plan.protocols[0].block_size))
@@ -230,7 +235,7 @@ class _Run:
         return torch.from_numpy(np.array(self.plan.examples.labels[start:stop])).to(self.device)
 
 
-def _workspace_key(plan: Plan, device_name: str) -> dict[str, str]:
+def _workspace_key(plan: Plan, provenance: Provenance) -> dict[str, str]:
     protocols = hashlib.sha256("".join(protocol.hash for protocol in plan.protocols).encode()).hexdigest()
     return {
         "model": plan.model.identity.name,
@@ -240,15 +245,18 @@ def _workspace_key(plan: Plan, device_name: str) -> dict[str, str]:
         "threat models": ", ".join(str(threat_model) for threat_model in plan.threat_models),
         "protocols": protocols,
         # Blocks from two devices would make a record that no single device repeats.
-        "device": device_name,
+        "device": provenance.device,
         "torch": torch.__version__,
+        "timm": provenance.packages["timm"],
+        "mixbench": f"{provenance.mixbench} {provenance.commit} {provenance.dirty}",
     }
 
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # The kernel counts in kibibytes, but for macOS, which counts in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _release_memory(device: torch.device) -> None:

@@ -93,6 +93,8 @@ class MeteredModel(nn.Module):
 def align_in_order(distances: Float[np.ndarray, "present candidate"]) -> Int64[np.ndarray, " present"]:
     """Return, for each row, the column it is matched with: strictly increasing, of least total distance."""
     rows, columns = distances.shape
+    if rows > columns:
+        raise ValueError(f"{rows} images cannot be matched one to one with {columns} examples")
     nearest = distances.argmin(axis=1)
     if np.all(np.diff(nearest) > 0):
         return nearest
@@ -157,6 +159,7 @@ def halved(micro_batch: int, *, error: RuntimeError) -> int:
     """Return half of `micro_batch`, for the next try after `error`; raises InvalidInputError at 1."""
     if micro_batch == 1:
         raise InvalidInputError(
-            "the device has too little memory for a single image: use --device cpu or a smaller model"
+            "the device has too little memory for a single image beside the attack's own state: use --device cpu, a"
+            " smaller --block-size or a smaller model"
         ) from error
     return micro_batch // 2

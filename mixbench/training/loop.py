@@ -84,7 +84,7 @@ def train(
         parameters=parameters,
         epochs=recipe.epochs,
         seconds=round(time.perf_counter() - started, 1),
-        device=torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        device=torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         command=command,
     )
     return Checkpoint(spec=spec, model=model, card=card)

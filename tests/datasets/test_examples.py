@@ -51,8 +51,25 @@ def test_take_refuses_positions_outside(make_examples: Make, position: int) -> N
         ({"labels": np.array([0, 1, 2])}, "labels 0 to 2, expected 0 to 1"),
         ({"labels": np.array([0, 1, -1])}, "labels -1 to 1, expected 0 to 1"),
         ({"images": np.empty((0, 1, 1, 2), np.uint8)}, "has no examples"),
+        ({"images": np.ones((3, 1, 1, 2), np.float32)}, "images of float32, expected pixels 0 to 255 as uint8"),
+        ({"images": np.ones((3, 1, 1, 2), np.int64)}, "images of int64, expected pixels 0 to 255 as uint8"),
+        ({"images": np.ones((3, 1, 2), np.uint8)}, r"images of shape \(3, 1, 2\), expected \(example, channel, height"),
+        ({"labels": np.array([0.0, 1.0, 1.0])}, r"labels of float64 and shape \(3,\), expected one integer an example"),
+        ({"labels": np.array([[0], [1], [1]])}, r"labels of int64 and shape \(3, 1\), expected one integer"),
+        ({"indices": np.array([0.0, 1.0, 2.0])}, "indices of float64"),
     ],
-    ids=["too few labels", "label too high", "label too low", "empty"],
+    ids=[
+        "too few labels",
+        "label too high",
+        "label too low",
+        "empty",
+        "float pixels",
+        "wide pixels",
+        "no channels",
+        "float labels",
+        "one-hot labels",
+        "float indices",
+    ],
 )
 def test_inconsistent_examples_are_refused(make_examples: Make, change: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(DatasetError, match=message):

@@ -142,3 +142,32 @@ def test_removing_a_workspace_takes_no_other_folder_away(tmp_path: Path) -> None
         remove_workspace(tmp_path / folder)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
     assert (tmp_path / "other" / "thesis.tex").is_file()
+
+
+def test_a_folder_with_files_of_the_user_is_refused_and_left_alone(tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years of work")
+    with pytest.raises(RecordError, match="holds files of yours: choose an empty or a new folder"):
+        Workspace(tmp_path, {"model": "a"}).open()
+    remove_workspace(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_removing_a_workspace_keeps_what_the_user_put_there_since(tmp_path: Path) -> None:
+    folder = tmp_path / "w"
+    Workspace(folder, {"model": "a"}).open()
+    (folder / "notes.txt").write_text("mine")
+    (folder / "block-00000.npz").write_bytes(b"a stage")
+    remove_workspace(folder)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_stage_of_another_run_is_not_believed_even_where_the_manifest_is_lost(tmp_path: Path) -> None:
+    first = Workspace(tmp_path, {"model": "a"})
+    first.open()
+    first.save("stage", result())
+    (tmp_path / "manifest.json").unlink()
+    second = Workspace(tmp_path, {"model": "b"})
+    second.open()
+    assert first.load("stage") is not None
+    assert second.load("stage") is None
