@@ -127,3 +127,17 @@ def test_rounding_within_the_tolerance_is_no_fault(tmp_path: Path, record: Evalu
     content = encode_examples(three_examples() | {"norm": _cells(0.1 + 5e-7, None, None)})
     rounded = record.model_copy(update={"examples_sha256": hashlib.sha256(content).hexdigest()})
     assert load_record(Store(tmp_path).add(rounded, examples=content)) == rounded
+
+
+def test_a_record_in_which_nothing_is_broken_is_kept(tmp_path: Path, record: EvaluationRecord) -> None:
+    nothing = dict.fromkeys(
+        ("broken_by", "eps", "adversarial_prediction", "adversarial_margin", "norm"), _cells(None, None, None)
+    )
+    content = encode_examples(three_examples() | nothing | {"broken": np.array([False, False, False])})
+    changes = {
+        "robust": Accuracy(correct=2, total=3),
+        "broken_by": {"fgsm": 0, "pgd": 0},
+        "examples_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    robust = record.model_copy(update=changes)
+    assert load_record(Store(tmp_path).add(robust, examples=content)) == robust

@@ -132,13 +132,13 @@ def _workspace_name(run_plan: "Plan") -> str:
 
 def _existing(run_plan: "Plan", runs: Path, *, with_adversarials: bool) -> "tuple[EvaluationRecord, ...]":
     """Return all records of the plan, and say so, if every one is in the store; else none."""
-    from mixbench.store import ADVERSARIALS_NAME, Store
+    from mixbench.store import Store
 
     found = [Store(runs).find(record_id) for record_id in run_plan.record_ids]
     complete = [record for record in found if record is not None]
     if len(complete) < len(found):
         return ()
-    kept = all((runs / record.id / ADVERSARIALS_NAME).is_file() for record in complete)
+    kept = all(record.adversarials_sha256 is not None for record in complete)
     if with_adversarials and not kept:
         return ()
     made = complete[0].provenance
@@ -165,8 +165,7 @@ def _run(
             evaluations = evaluate(
                 run_plan, workspace=workspace, device=device, micro_batch=micro_batch, progress=progress
             )
-        for evaluation in evaluations:
-            _store(evaluation, runs, save_adversarials=save_adversarials)
+        records = tuple(_stored(evaluation, runs, save_adversarials=save_adversarials) for evaluation in evaluations)
     except KeyboardInterrupt:
         typer.echo(
             f"\ninterrupted; what was finished is kept in {workspace}: run the same command again to go on", err=True
@@ -175,14 +174,15 @@ def _run(
     remove_workspace(workspace)
     with suppress(OSError):  # other runs may be unfinished
         (runs / _UNFINISHED).rmdir()
-    return tuple(evaluation.record for evaluation in evaluations)
+    return records
 
 
-def _store(evaluation: "Evaluation", runs: Path, *, save_adversarials: bool) -> None:
-    from mixbench.store import Store
+def _stored(evaluation: "Evaluation", runs: Path, *, save_adversarials: bool) -> "EvaluationRecord":
+    """Store an evaluation and return its record as it now stands on disk."""
+    from mixbench.store import Store, load_record
 
     adversarials = evaluation.adversarials_bytes() if save_adversarials else None
-    Store(runs).add(evaluation.record, examples=evaluation.examples, adversarials=adversarials)
+    return load_record(Store(runs).add(evaluation.record, examples=evaluation.examples, adversarials=adversarials))
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def test_the_same_command_again_reads_the_records_and_writes_nothing(here: Path,
     before = {path: path.stat() for path in the_run(here / "runs").iterdir()}
     second = mixbench(*_FGSM)
     assert (second.code, second.out) == (0, first.out)
-    assert "these records exist already; --overwrite evaluates again" in second.err
+    assert re.search(r"these records exist already \(made 20..-..-.. on cpu\); --overwrite", second.err)
     after = {path: path.stat() for path in the_run(here / "runs").iterdir()}
     assert {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in before.items()} == {
         path: (stat.st_ino, stat.st_mtime_ns) for path, stat in after.items()
