@@ -21,10 +21,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mixbench.errors import CheckpointError, UnknownNameError
-from mixbench.files import sha256_of, storage_error, write_atomically
+from mixbench.files import storage_error, write_atomically
 from mixbench.mixers import frozen_proof
 from mixbench.models.architectures import ARCHITECTURES, FAMILIES, ModelSpec
-from mixbench.models.weights import load_into, read_state_dict
+from mixbench.models.weights import StateDict, load_into, parse_state_dict, read_weights
 from mixbench.records import Accuracy, ParameterCounts
 
 WEIGHTS_NAME = "model.safetensors"
@@ -215,9 +215,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def fill_and_prove(model: nn.Module, folder: Path, *, spec: ModelSpec, card: CheckpointCard) -> None:
     """Load the weights in `folder` into `model`, built from `spec`, and check every proof of `card`."""
     path = folder / WEIGHTS_NAME
-    # Reading first tells a web page or a truncated file from one that is merely another.
-    state_dict = read_state_dict(path, trust_pickle=False)
-    digest = sha256_of(path)
+    # What is hashed must be what is loaded, so the file is read once.
+    content = read_weights(path)
+    # Parsing first tells a web page or a truncated file from one that is merely another.
+    state_dict = parse_state_dict(content, path, trust_pickle=False)
+    digest = hashlib.sha256(content).hexdigest()
     if digest != card.sha256:
         raise CheckpointError(f"{path} has SHA-256 {digest}, its card says {card.sha256}: fetch it again")
     load_into(model, state_dict, source=str(path))
@@ -230,8 +232,17 @@ def fill_and_prove(model: nn.Module, folder: Path, *, spec: ModelSpec, card: Che
         raise CheckpointError(f"{folder} says mixing {card.mixing!r}, but its architecture is {spec.architecture.name}")
     if (card.filter_scheme, card.filter_seed) != (str(spec.scheme), spec.filter_seed):
         raise CheckpointError(f"{folder} names two filter draws: {card.filter_scheme} and {spec.scheme} in model_args")
-    frozen_proof(model, spec.architecture.mixing, scheme=spec.scheme, filter_seed=spec.filter_seed)
+    _check_frozen(state_dict, path, spec)
     _check_logits(model, folder, card)
+
+
+def _check_frozen(state_dict: StateDict, path: Path, spec: ModelSpec) -> None:
+    # timm hangs the pretrained_cfg of config.json on its model, and its first_conv would say what the stem is, which
+    # is never frozen. A network built anew has only what this code says.
+    with torch.random.fork_rng(devices=[]):
+        model = spec.build()
+    load_into(model, state_dict, source=str(path))
+    frozen_proof(model, spec.architecture.mixing, scheme=spec.scheme, filter_seed=spec.filter_seed)
 
 
 def _check_logits(model: nn.Module, folder: Path, card: CheckpointCard) -> None:

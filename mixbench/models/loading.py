@@ -1,21 +1,24 @@
 """From a name on the command line to a network that takes images in [0, 1] and returns logits."""
 
-import hashlib
 import importlib
 import inspect
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixbench.errors import CheckpointError, InvalidInputError, MixbenchError, UnknownNameError
 from mixbench.models.architectures import ARCHITECTURES
 from mixbench.models.checkpoints import CONFIG_NAME, WEIGHTS_NAME, Checkpoint, count_parameters, load_checkpoint
-from mixbench.models.weights import load_into, read_state_dict
+from mixbench.models.identity import function_hash
+from mixbench.models.weights import StateDict, load_into, read_state_dict
 from mixbench.models.zoo import FIRST_TAG, zoo_folder, zoo_names
 from mixbench.records import ModelIdentity
 
@@ -57,7 +60,9 @@ def load_model(name: str, *, checkpoint: Path | None = None, trust_pickle: bool 
     """Return the network called `name`, with pretrained weights or those of `checkpoint`.
 
     `name` is a zoo name (`convmixer_frozen.digits`; without a tag, its first one), `local-dir:FOLDER`, `hf-hub:ID`,
-    `timm:NAME`, or `package.module:factory` for code that is importable. Raises UnknownNameError or CheckpointError.
+    `timm:NAME`, or `package.module:factory` for code that is importable. A pickle is refused without `trust_pickle`,
+    and only its tensors are loaded with it. The exception is `timm:NAME`, whose weights timm chooses and fetches
+    itself: safetensors where there are any. Raises UnknownNameError or CheckpointError.
     """
     prefix, _, rest = name.partition(":")
     if prefix in ("local-dir", "hf-hub") and checkpoint is not None:
@@ -69,7 +74,7 @@ def load_model(name: str, *, checkpoint: Path | None = None, trust_pickle: bool 
     if prefix == "local-dir":
         return _from_checkpoint(load_checkpoint(Path(rest)), name=Path(rest).resolve().name)
     if prefix == "hf-hub":
-        return _hub_model(rest)
+        return _hub_model(rest, trust_pickle=trust_pickle)
     if rest:
         return _factory_model(name, checkpoint, trust_pickle=trust_pickle)
     if checkpoint is not None:
@@ -103,7 +108,7 @@ def _own_architecture(name: str, path: Path, *, trust_pickle: bool) -> LoadedMod
         found = checkpoint.spec.architecture.name
         if found != architecture:
             raise CheckpointError(f"{folder} is a checkpoint of {found}, not of {architecture}: ask for {found}")
-        return _from_checkpoint(checkpoint, name=name)
+        return _from_checkpoint(checkpoint, name=folder.resolve().name)
     with torch.random.fork_rng(devices=[]):
         # A tag of the zoo says which size; the architecture alone means its default one.
         model = timm.create_model(name if name in zoo_names() else architecture)
@@ -134,19 +139,38 @@ def _timm_model(name: str, path: Path | None, *, trust_pickle: bool) -> LoadedMo
     return _foreign(pixel_model, name=f"timm:{name}", image_size=(channels, height, width))
 
 
-def _hub_model(repository: str) -> LoadedModel:
+def _hub_model(name: str, *, trust_pickle: bool) -> LoadedModel:
     try:
+        config = json.loads(_download(name, CONFIG_NAME).read_text())
+        if config["architecture"] in ARCHITECTURES:
+            folder = _download(name, WEIGHTS_NAME).parent
+            return _from_checkpoint(load_checkpoint(folder), name=f"hf-hub:{name}")
+        weights = _hub_weights(name, trust_pickle=trust_pickle)
+        # Left alone, timm would let the stranger's config name a file that it unpickles.
+        overlay = {"source": "", "state_dict": weights, "file": None, "custom_load": False}
         with torch.random.fork_rng(devices=[]):
-            model = timm.create_model(f"hf-hub:{repository}", pretrained=True)
+            model = timm.create_model(f"hf-hub:{name}", pretrained=True, pretrained_cfg_overlay=overlay)
     except MixbenchError:
         raise
     except Exception as error:  # the hub client raises whatever its transport raises
-        raise CheckpointError(f"cannot load hf-hub:{repository} ({error}): check the network and the name") from error
+        raise CheckpointError(f"cannot load hf-hub:{name} ({error}): check the network and the name") from error
     cfg: Any = model.pretrained_cfg
-    if cfg.get("architecture") in ARCHITECTURES:
-        return _foreign(model, name=f"hf-hub:{repository}", image_size=tuple(cfg["input_size"]))
+    cfg.pop("state_dict")  # a second copy of the weights
     pixel_model = PixelModel(model, mean=tuple(cfg["mean"]), std=tuple(cfg["std"]))
-    return _foreign(pixel_model, name=f"hf-hub:{repository}", image_size=tuple(cfg["input_size"]))
+    return _foreign(pixel_model, name=f"hf-hub:{name}", image_size=tuple(cfg["input_size"]))
+
+
+def _hub_weights(name: str, *, trust_pickle: bool) -> StateDict:
+    try:
+        path = _download(name, WEIGHTS_NAME)
+    except EntryNotFoundError:
+        path = _download(name, "pytorch_model.bin")
+    return read_state_dict(path, trust_pickle=trust_pickle)
+
+
+def _download(name: str, file: str) -> Path:
+    repository, _, revision = name.partition("@")
+    return Path(hf_hub_download(repository, file, revision=revision or None))
 
 
 def _factory_model(name: str, path: Path | None, *, trust_pickle: bool) -> LoadedModel:
@@ -172,24 +196,17 @@ def _factory_model(name: str, path: Path | None, *, trust_pickle: bool) -> Loade
         raise InvalidInputError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     if path is not None:
         load_into(model, read_state_dict(path, trust_pickle=trust_pickle), source=str(path))
-    return _foreign(model, name=name, image_size=None)
+    return _foreign(model, name=name, image_size=None, code=(module_name,))
 
 
-def _foreign(model: nn.Module, *, name: str, image_size: tuple[int, int, int] | None) -> LoadedModel:
+def _foreign(
+    model: nn.Module, *, name: str, image_size: tuple[int, int, int] | None, code: tuple[str, ...] = ()
+) -> LoadedModel:
     identity = ModelIdentity(
         name=name,
-        sha256=_state_hash(model),
+        sha256=function_hash(model.eval(), image_size=image_size, code=code),
         mixing="foreign",
         filter_seed=None,
         parameters=count_parameters(model),
     )
-    return LoadedModel(model.eval(), identity, image_size=image_size, dataset=None)
-
-
-def _state_hash(model: nn.Module) -> str:
-    """Return the SHA-256 of names, types, shapes and bytes of all tensors of `model`."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return LoadedModel(model, identity, image_size=image_size, dataset=None)

@@ -1,10 +1,11 @@
 """Reading weights that somebody else may have written."""
 
+import io
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from mixbench.errors import CheckpointError
@@ -18,20 +19,29 @@ def read_state_dict(path: Path, *, trust_pickle: bool) -> StateDict:
     Even then only tensors are unpickled (`weights_only=True`). Raises CheckpointError that says what the file is
     instead.
     """
+    return parse_state_dict(read_weights(path), path, trust_pickle=trust_pickle)
+
+
+def read_weights(path: Path) -> bytes:
+    """Return the bytes in `path`; raises CheckpointError."""
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; check the path") from None
+
+
+def parse_state_dict(content: bytes, path: Path, *, trust_pickle: bool) -> StateDict:
+    """Return the tensors in `content`, the bytes of `path`, as `read_state_dict` does."""
+    head = content[:512]
     if not _is_safetensors(head) and head.lstrip()[:1] == b"<":
         raise CheckpointError(
             f"{path} is an HTML page, not weights: the download returned a web page, so fetch the file itself"
         )
     if not _is_safetensors(head) and (head[:2] == b"PK" or head[:1] == b"\x80"):
-        return _read_pickle(path, trust_pickle=trust_pickle)
+        return _parse_pickle(content, path, trust_pickle=trust_pickle)
     try:
-        return load_file(path, device="cpu")
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        return load(content)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}): it is truncated or damaged, so fetch it again"
         ) from None
@@ -42,26 +52,26 @@ def _is_safetensors(head: bytes) -> bool:
     return int.from_bytes(head[:8], "little") < 2**32 and head[8:9] == b"{"
 
 
-def _read_pickle(path: Path, *, trust_pickle: bool) -> StateDict:
+def _parse_pickle(content: bytes, path: Path, *, trust_pickle: bool) -> StateDict:
     if not trust_pickle:
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is loaded: convert it to safetensors, or pass"
             " --trust-pickle to load its tensors alone"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged bytes, torch's unpickler raises whatever it stumbles over
         reason = str(error).split("\n", maxsplit=1)[0]
         raise CheckpointError(
             f"{path} holds more than tensors or is damaged ({reason}): save its state dict"
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
         raise CheckpointError(f"{path} holds no state dict: expected a mapping from names to tensors")
-    return content
+    return loaded
 
 
 def load_into(model: nn.Module, state_dict: StateDict, *, source: str) -> None:

@@ -156,6 +156,22 @@ def test_a_flipped_bit_in_the_weights_breaks_the_hash(folder: Path, position: fl
         load_checkpoint(folder)
 
 
+def test_the_bytes_that_are_hashed_are_those_that_are_loaded(
+    folder: Path, make_checkpoint: MakeCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes the file after its first reading changes nothing."""
+    read_bytes = Path.read_bytes
+
+    def read_once(self: Path) -> bytes:
+        content = read_bytes(self)
+        if self.name == WEIGHTS_NAME:
+            self.unlink()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_once)
+    assert logits_fingerprint(load_checkpoint(folder).model, (1, 8, 8)) == make_checkpoint().card.logits
+
+
 def test_every_truncated_file_is_refused(folder: Path) -> None:
     path = folder / WEIGHTS_NAME
     content = path.read_bytes()

@@ -1,4 +1,9 @@
 import hashlib
+import importlib
+import json
+import linecache
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,7 @@ from torch import Tensor, nn
 
 from mixbench.errors import CheckpointError, InvalidInputError, UnknownNameError
 from mixbench.models import Checkpoint, load_model, save_checkpoint, weights_bytes, zoo_folder
-from mixbench.models.checkpoints import WEIGHTS_NAME
+from mixbench.models.checkpoints import CONFIG_NAME, WEIGHTS_NAME
 from mixbench.models.loading import PixelModel
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -31,6 +36,16 @@ def gives_text():
 
 number = 3
 """
+
+
+class _MakeFolder:
+    """A pickle that makes a folder when it is loaded: harmless, but code."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.mkdir, (self.folder,)
 
 
 @pytest.fixture
@@ -94,7 +109,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trust_pickle", [True, False])
 def test_a_checkpoint_folder_is_proven_however_it_is_given(folder: Path, place: str, *, trust_pickle: bool) -> None:
     loaded = load_model("convmixer_frozen", checkpoint=folder / place, trust_pickle=trust_pickle)
-    assert (loaded.identity.name, loaded.identity.mixing) == ("convmixer_frozen", "frozen")
+    assert (loaded.identity.name, loaded.identity.mixing) == ("convmixer_frozen.toy", "frozen")
     content = bytearray((folder / WEIGHTS_NAME).read_bytes())
     content[-1] ^= 1
     (folder / WEIGHTS_NAME).write_bytes(content)
@@ -247,3 +262,97 @@ def test_a_bare_file_for_a_zoo_name_is_loaded_in_the_size_of_that_checkpoint(tmp
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(loaded.module(images), original.module(images))
     assert loaded.identity.mixing == "foreign"
+
+
+def test_the_same_weights_under_changed_code_are_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import torch
+from torch import nn
+
+class Scaled(nn.Module):
+    def forward(self, images):
+        return images.flatten(1)[:, :4] * {factor}
+
+def build():
+    return Scaled()
+"""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hashes = []
+    for factor in (1, -1, 1):
+        sys.modules.pop("rescaled", None)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        # Another length each time: Python trusts bytecode by the size and the second of its source.
+        (tmp_path / "rescaled.py").write_text(code.format(factor=f"({factor})"))
+        hashes.append(load_model("rescaled:build").identity.sha256)
+    assert hashes[0] == hashes[2]
+    assert hashes[0] != hashes[1]
+
+
+def test_a_checkpoint_given_beside_another_name_is_recorded_under_its_own() -> None:
+    loaded = load_model("convmixer_trained.digits", checkpoint=zoo_folder() / "convmixer_trained.digits_linf")
+    assert loaded.identity.name == "convmixer_trained.digits_linf"
+
+
+def test_a_checkpoint_folder_is_recorded_under_its_own_name_and_not_the_one_asked_for() -> None:
+    loaded = load_model("convmixer_trained.digits", checkpoint=zoo_folder() / "convmixer_trained.digits_linf")
+    assert loaded.identity == load_model("convmixer_trained.digits_linf").identity
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, offline: None) -> Path:  # noqa: ARG001 - the cache that it points to
+    """The folder in the hub's cache where the files of someone/net lie once they are downloaded."""
+    repository, commit = tmp_path / "hub" / "models--someone--net", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    return repository / "snapshots" / commit
+
+
+def _write_foreign_config(snapshot: Path, **pretrained_cfg: object) -> None:
+    cfg = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.25] * 3, "num_classes": 1000, **pretrained_cfg}
+    config = {"architecture": "mobilenetv3_small_050", "num_classes": 1000, "pretrained_cfg": cfg}
+    (snapshot / CONFIG_NAME).write_text(json.dumps(config))
+
+
+def test_a_checkpoint_of_ours_on_the_hub_is_proven_and_no_foreign_model(snapshot: Path, folder: Path) -> None:
+    shutil.copytree(folder, snapshot, dirs_exist_ok=True)
+    loaded, local = load_model("hf-hub:someone/net"), load_model(f"local-dir:{folder}")
+    assert loaded.identity == local.identity.model_copy(update={"name": "hf-hub:someone/net"})
+    assert (loaded.image_size, loaded.dataset) == ((1, 8, 8), "digits")
+    content = bytearray((snapshot / WEIGHTS_NAME).read_bytes())
+    content[-1] ^= 1
+    (snapshot / WEIGHTS_NAME).write_bytes(content)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_model("hf-hub:someone/net")
+
+
+def test_a_foreign_model_on_the_hub_takes_images_in_0_1(snapshot: Path, small_timm_model: Any) -> None:
+    _write_foreign_config(snapshot)
+    save_file(small_timm_model.state_dict(), snapshot / WEIGHTS_NAME)
+    loaded = load_model("hf-hub:someone/net")
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(_logits(loaded.module, images), _logits(small_timm_model, (images - 0.5) / 0.25))
+    assert (loaded.identity.name, loaded.identity.mixing) == ("hf-hub:someone/net", "foreign")
+
+
+@pytest.mark.parametrize("cfg", [{}, {"hf_hub_filename": "pytorch_model.bin"}], ids=["plain", "named by the config"])
+def test_a_pickle_on_the_hub_is_loaded_only_when_trusted(
+    snapshot: Path, small_timm_model: Any, cfg: dict[str, str]
+) -> None:
+    _write_foreign_config(snapshot, **cfg)
+    torch.save(small_timm_model.state_dict(), snapshot / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="is a pickle"):
+        load_model("hf-hub:someone/net")
+    loaded = load_model("hf-hub:someone/net", trust_pickle=True)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(_logits(loaded.module, images), _logits(small_timm_model, (images - 0.5) / 0.25))
+
+
+def test_code_in_a_pickle_on_the_hub_is_not_run(snapshot: Path, tmp_path: Path) -> None:
+    _write_foreign_config(snapshot, hf_hub_filename="pytorch_model.bin")
+    torch.save({"evil": _MakeFolder(tmp_path / "made")}, snapshot / "pytorch_model.bin")
+    for trust_pickle in (False, True):
+        with pytest.raises(CheckpointError, match="more than tensors" if trust_pickle else "can run code"):
+            load_model("hf-hub:someone/net", trust_pickle=trust_pickle)
+    assert not (tmp_path / "made").exists()

@@ -1,14 +1,30 @@
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 import mixbench.models
 from mixbench.errors import CheckpointError, UnknownNameError
-from mixbench.models import ARCHITECTURES, count_parameters, default_cfgs, load_checkpoint, zoo_folder, zoo_names
+from mixbench.models import (
+    ARCHITECTURES,
+    count_parameters,
+    default_cfgs,
+    load_checkpoint,
+    logits_fingerprint,
+    weights_bytes,
+    zoo_folder,
+    zoo_names,
+)
 from mixbench.models.checkpoints import WEIGHTS_NAME
+
+EditConfig = Callable[[Callable[[dict[str, Any]], None]], None]
+EditTensors = Callable[[Callable[[dict[str, Tensor]], None]], None]
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -108,6 +124,34 @@ def test_a_local_folder_is_proven_before_it_is_used(folder: Path) -> None:
         timm.create_model(f"local-dir:{folder}", pretrained=True)
 
 
+def test_a_config_that_calls_a_frozen_layer_the_stem_does_not_hide_it_from_the_proof(
+    folder: Path, edit_config: EditConfig, edit_tensors: EditTensors
+) -> None:
+    edit_tensors(lambda tensors: tensors["blocks.3.0.fn.0.weight"].mul_(0.5))
+    edit_config(lambda config: config["pretrained_cfg"].update(first_conv="blocks.3"))
+    with pytest.raises(CheckpointError, match=r"blocks\.3\.0\.fn\.0\.weight is not frozen: 432 of 432 values"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+
 def test_the_public_names_exist_and_are_sorted() -> None:
     assert all(hasattr(mixbench.models, name) for name in mixbench.models.__all__)
     assert zoo_folder().name == "model_zoo"
+
+
+@pytest.mark.parametrize("first_conv", ["blocks.3", ["stem.0", "blocks.3"]], ids=["another", "one more"])
+def test_a_config_cannot_talk_a_filter_out_of_its_proof(first_conv: object, tmp_path: Path) -> None:
+    """The stem is not proven, so a stranger's config.json must not choose what counts as the stem."""
+    folder = tmp_path / "convmixer_frozen.digits"
+    shutil.copytree(zoo_folder() / "convmixer_frozen.digits", folder)
+    checkpoint = load_checkpoint(folder)
+    state = checkpoint.model.state_dict()
+    state["blocks.3.0.fn.0.weight"] += 1
+    content, digest = weights_bytes(checkpoint.model)
+    (folder / "model.safetensors").write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["first_conv"] = first_conv
+    config["mixbench"]["sha256"] = digest
+    config["mixbench"]["logits"] = logits_fingerprint(checkpoint.model, (1, 8, 8))
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"blocks\.3\.0\.fn\.0\.weight"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
