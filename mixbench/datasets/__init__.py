@@ -3,6 +3,6 @@
 from mixbench.datasets.catalogue import CATALOGUE, DatasetSpec
 from mixbench.datasets.examples import Examples
 from mixbench.datasets.loading import load_examples
-from mixbench.datasets.selection import choose_balanced
+from mixbench.datasets.selection import balanced_order, choose_balanced
 
-__all__ = ["CATALOGUE", "DatasetSpec", "Examples", "choose_balanced", "load_examples"]
+__all__ = ["CATALOGUE", "DatasetSpec", "Examples", "balanced_order", "choose_balanced", "load_examples"]

@@ -4,7 +4,7 @@ Importing this package makes `timm.create_model("convmixer_frozen.digits", pretr
 """
 
 from mixbench.models.architectures import ARCHITECTURES, FAMILIES, Architecture, ModelSpec
-from mixbench.models.channel_major import ChannelMajorConvMixer
+from mixbench.models.channel_major import ChannelMajorConvMixer, ChannelMajorResNet, is_separated_resnet
 from mixbench.models.checkpoints import (
     Checkpoint,
     CheckpointCard,

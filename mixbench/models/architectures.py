@@ -63,7 +63,7 @@ def build_resnet(*, channels: tuple[int, ...], in_chans: int, **args: Any) -> nn
 _CONVMIXER_28: ModelArgs = {
     "dim": 128, "depth": 6, "kernel_size": 5, "patch_size": 2, "in_chans": 1, "num_classes": 10,
 }  # fmt: skip
-_RESNET_28: ModelArgs = {"layers": [2, 2, 2, 2], "channels": [32, 64, 128, 256], "in_chans": 1, "num_classes": 10}
+_RESNET_28: ModelArgs = {"layers": [2, 2, 2, 2], "channels": [24, 48, 96, 192], "in_chans": 1, "num_classes": 10}
 
 FAMILIES: dict[str, Family] = {
     "convmixer": Family(
@@ -81,7 +81,7 @@ FAMILIES: dict[str, Family] = {
         build=build_resnet,
         first_conv="conv1",
         classifier="fc",
-        default_args={"layers": [2, 2, 2, 2], "channels": [32, 64, 128, 256], "in_chans": 3, "num_classes": 10},
+        default_args={"layers": [2, 2, 2, 2], "channels": [24, 48, 96, 192], "in_chans": 3, "num_classes": 10},
         args_for={
             "digits": {"layers": [1, 1, 1, 1], "channels": [16, 32, 48, 64], "in_chans": 1, "num_classes": 10},
             "mnist": _RESNET_28,

@@ -1,73 +1,146 @@
-"""ConvMixer computed channel by channel: the same function and parameters, several times faster on tensor cores."""
+"""The networks computed channel by channel: the same functions and parameters, several times faster on tensor cores.
+
+Activations are laid out as [channel, batch * position]. A channel mixer is then one matrix product, and a spatial mixer
+a batch of products with each channel's Toeplitz matrix, whose cost does not grow with the kernel. On a GPU, what lies
+between the products is computed by `fused_norm`.
+"""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from timm.models.convmixer import ConvMixer
+from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional
+
+Cells = Float[Tensor, "channel cell"]
+Placements = Float[Tensor, "tap source target"]
+
+_ALIGNED = 8
+"""Matrix products are fast where each side is a multiple of so many values."""
 
 
 class ChannelMajorConvMixer(nn.Module):
     """Computes what `model`, a timm ConvMixer, computes, with its own parameters and statistics.
 
-    Activations are laid out as [channel, batch * position]. A channel mixer is then one matrix product, and a spatial
-    mixer a batch of products with each channel's Toeplitz matrix, whose cost does not grow with the kernel. Equal to
-    `model` up to the rounding of float32 sums; only for inputs of `image_size`, channels, height and width.
+    Equal to `model` up to the rounding of `dtype`, in which activations are kept; sums, normalisation and logits are
+    at least float32. Only for inputs of `image_size`, channels, height and width.
     """
 
-    def __init__(self, model: ConvMixer, image_size: tuple[int, int, int]) -> None:
+    def __init__(
+        self, model: ConvMixer, image_size: tuple[int, int, int], *, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.model = model
+        self._dtype = dtype
         stem: Any = model.stem[0]
         self._patch: int = stem.kernel_size[0]
         height, width = (side // self._patch for side in image_size[1:])
-        self._positions = height * width
-        kernel: int = _spatial_conv(model.blocks[0]).kernel_size[0]
-        self.register_buffer("placements", toeplitz_placements(kernel, height, width), persistent=False)
+        first: Any = model.blocks[0]
+        placements = toeplitz_placements(first[0].fn[0], height, width)
+        self.register_buffer("placements", placements.to(dtype), persistent=False)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
         """Return the logits of `images` in [0, 1]."""
-        n, model = len(images), self.model
-        x = _point_mix(model.stem[0], _patches(images, self._patch))
-        x = _normalise(model.stem[2], functional.gelu(x))
-        for block in model.blocks:
-            block_layers: Any = block
-            branch: Any = block_layers[0].fn
-            mixed = self._space_mix(branch[0], x.view(x.shape[0], n, self._positions))
-            x = x + _normalise(branch[2], functional.gelu(mixed).view(x.shape))
-            x = _normalise(block_layers[3], functional.gelu(_point_mix(block_layers[1], x)))
-        pooled = x.view(x.shape[0], n, self._positions).mean(2)
-        head: Any = model.head
-        return head(pooled.t())
-
-    def _space_mix(
-        self, conv: Any, x: Float[Tensor, "channel batch position"]
-    ) -> Float[Tensor, "channel batch position"]:
+        model, n = self.model, len(images)
+        stem: Any = model.stem
         placements: Any = self.placements
-        toeplitz = conv.weight.flatten(1) @ placements.to(conv.weight.dtype)
-        matrices = toeplitz.view(-1, self._positions, self._positions)
-        return torch.bmm(x, matrices.to(x.dtype)) + conv.bias.to(x.dtype)[:, None, None]
+        x = _mix_channels(stem[0], _patches(images.to(self._dtype), self._patch))
+        x = _activated_norm(x, stem[0].bias, stem[2], gelu=True)
+        for block in model.blocks:
+            x = _mixer_block(block, x, n, placements)
+        return _classify(model.head, x, n)
 
 
-def toeplitz_placements(kernel: int, height: int, width: int) -> Float[Tensor, "tap cell"]:
-    """Return, for each tap of a "same" convolution, the 0/1 matrix [input position, output position] it fills, flat."""
-    positions = height * width
-    placements = torch.zeros(kernel, kernel, positions, positions)
-    before = (kernel - 1) // 2
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    for row in range(kernel):
-        for column in range(kernel):
-            source_rows, source_columns = rows + row - before, columns + column - before
-            inside = (source_rows >= 0) & (source_rows < height) & (source_columns >= 0) & (source_columns < width)
-            sources = (source_rows * width + source_columns)[inside]
-            placements[row, column, sources, (rows * width + columns)[inside]] = 1
-    return placements.view(kernel * kernel, positions * positions)
+class ChannelMajorResNet(nn.Module):
+    """Computes what `model`, a separated ResNet of basic blocks without pooling in its stem, computes.
+
+    As `ChannelMajorConvMixer` otherwise. The full convolution of the stem is computed as it is.
+    """
+
+    def __init__(self, model: ResNet, image_size: tuple[int, int, int], *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.model = model
+        self._dtype = dtype
+        self._sizes: list[tuple[int, int]] = []
+        height, width = image_size[1:]
+        for number, block in enumerate(_residual_blocks(model)):
+            self._sizes.append((height, width))
+            for name, conv in (("first", block.conv1.spatial), ("second", block.conv2.spatial)):
+                placements = toeplitz_placements(conv, height, width)
+                self.register_buffer(f"{name}{number}", placements.to(dtype), persistent=False)
+                height, width = (-(-side // conv.stride[0]) for side in (height, width))
+
+    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
+        """Return the logits of `images` in [0, 1]."""
+        model, n = self.model, len(images)
+        stem: Any = model.conv1
+        norm: Any = model.bn1
+        features = functional.conv2d(images.to(self._dtype), stem.weight.to(self._dtype), padding=stem.padding)
+        x = _activated_norm(features.transpose(0, 1).reshape(features.shape[1], -1), None, norm, relu=True)
+        for number, (block, size) in enumerate(zip(_residual_blocks(model), self._sizes, strict=True)):
+            x = _residual_block(block, x, n, size, getattr(self, f"first{number}"), getattr(self, f"second{number}"))
+        return _classify(model.fc, x, n)
 
 
-def _spatial_conv(block: Any) -> nn.Conv2d:
-    return block[0].fn[0]
+def is_separated_resnet(model: nn.Module) -> bool:
+    """Return whether `ChannelMajorResNet` knows how to compute `model`."""
+    return (
+        isinstance(model, ResNet)
+        and isinstance(model.maxpool, nn.Identity)
+        and isinstance(model.conv1, nn.Conv2d)
+        and isinstance(model.act1, nn.ReLU)
+        and all(isinstance(block, BasicBlock) and hasattr(block.conv1, "spatial") for block in _residual_blocks(model))
+    )
+
+
+def toeplitz_placements(conv: nn.Conv2d, height: int, width: int) -> Placements:
+    """Return, for each tap of `conv`, the 0/1 matrix [input position, output position] that it fills.
+
+    For square windows without dilation, with any stride, padded by zeros. The taps are followed by empty ones up to a
+    multiple of 8.
+    """
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    before = (kernel - 1) // 2 if isinstance(conv.padding, str) else int(conv.padding[0])
+    out_height, out_width = (-(-side // stride) for side in (height, width))
+    taps = -(-kernel * kernel // _ALIGNED) * _ALIGNED
+    placements = torch.zeros(taps, height * width, out_height * out_width)
+    rows, columns = torch.meshgrid(torch.arange(out_height), torch.arange(out_width), indexing="ij")
+    for tap in range(kernel * kernel):
+        source_rows = rows * stride + tap // kernel - before
+        source_columns = columns * stride + tap % kernel - before
+        inside = (source_rows >= 0) & (source_rows < height) & (source_columns >= 0) & (source_columns < width)
+        sources = (source_rows * width + source_columns)[inside]
+        placements[tap, sources, (rows * out_width + columns)[inside]] = 1
+    return placements
+
+
+def _mixer_block(block: Any, x: Cells, n: int, placements: Placements) -> Cells:
+    """Return what a block of a ConvMixer makes of `x`."""
+    spatial, _, norm = block[0].fn
+    mixed, x = _mix_space(spatial, x, n, placements)
+    x = _activated_norm(mixed, spatial.bias, norm, residual=x, gelu=True)
+    return _activated_norm(_mix_channels(block[1], x), block[1].bias, block[3], gelu=True)
+
+
+def _residual_blocks(model: ResNet) -> list[Any]:
+    return [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
+
+
+def _residual_block(
+    block: Any, x: Cells, n: int, size: tuple[int, int], first: Placements, second: Placements
+) -> Cells:
+    """Return what a basic block of a separated ResNet makes of `x`, whose positions have the height and width `size`."""
+    mixed, shortcut = _mix_space(block.conv1.spatial, x, n, first)
+    y = _activated_norm(_mix_channels(block.conv1.channel, mixed), None, block.bn1, relu=True)
+    mixed, _ = _mix_space(block.conv2.spatial, y, n, second)
+    if block.downsample is not None:
+        conv, norm = block.downsample
+        stride = conv.stride[0]
+        kept = shortcut.view(shortcut.shape[0], n, *size)[:, :, ::stride, ::stride]
+        shortcut = _activated_norm(_mix_channels(conv, kept.reshape(shortcut.shape[0], -1)), None, norm)
+    return _activated_norm(_mix_channels(block.conv2.channel, mixed), None, block.bn2, residual=shortcut, relu=True)
 
 
 def _patches(images: Float[Tensor, "batch channel height width"], patch: int) -> Float[Tensor, "value cell"]:
@@ -77,16 +150,66 @@ def _patches(images: Float[Tensor, "batch channel height width"], patch: int) ->
     return cut.permute(1, 3, 5, 0, 2, 4).reshape(channels * patch * patch, -1)
 
 
-def _point_mix(conv: Any, x: Float[Tensor, "channel cell"]) -> Float[Tensor, "mixed cell"]:
-    mixed = conv.weight.flatten(1) @ x
-    return mixed + conv.bias.to(mixed.dtype)[:, None]
+def _mix_channels(conv: Any, x: Cells) -> Cells:
+    """Return `x` mixed by the 1 x 1 `conv`, or by one of non-overlapping patches; its bias is left to what follows."""
+    return conv.weight.flatten(1).to(x.dtype) @ x
 
 
-def _normalise(norm: Any, x: Float[Tensor, "channel cell"]) -> Float[Tensor, "channel cell"]:
-    """Return what the BatchNorm2d `norm` makes of `x`, updating its running statistics in training mode."""
+def _mix_space(conv: Any, x: Cells, n: int, placements: Placements) -> tuple[Cells, Cells]:
+    """Return `x` mixed by the depthwise `conv`, without its bias, and `x` itself for what goes past it."""
+    taps, sources, targets = placements.shape
+    weight = conv.weight.flatten(1).to(x.dtype)
+    # Each cell of a Toeplitz matrix is one tap or zero, so this product is exact in any precision.
+    padded = functional.pad(weight, (0, taps - weight.shape[1]))
+    toeplitz = (padded @ placements.view(taps, -1)).view(-1, sources, targets)
+    mix: Any = _MixAndPass.apply
+    mixed, passed = mix(x.view(-1, n, sources), toeplitz)
+    return mixed.view(x.shape[0], -1), passed.view(x.shape)
+
+
+class _MixAndPass(torch.autograd.Function):
+    """(x @ matrices, x): on the way back, the gradients of both uses of `x` are summed by the matrix product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, matrices)
+        ctx.set_materialize_grads(False)
+        return torch.bmm(x, matrices), x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, mixed: Tensor, passed: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        x, matrices = ctx.saved_tensors
+        dx = dmatrices = None
+        if ctx.needs_input_grad[1]:
+            dmatrices = torch.bmm(x.transpose(1, 2), mixed)
+        if ctx.needs_input_grad[0]:
+            back = matrices.transpose(1, 2)
+            # The gradient of the passed x has no other reader, and adding into it saves a pass over memory.
+            dx = torch.bmm(mixed, back) if passed is None else passed.contiguous().baddbmm_(mixed, back)
+        return dx, dmatrices
+
+
+def _activated_norm(
+    x: Cells, bias: Tensor | None, norm: Any, *, residual: Cells | None = None, gelu: bool = False, relu: bool = False
+) -> Cells:
+    """Return relu(norm(gelu(x + bias)) + residual); without `gelu`, `relu`, `bias` or `residual` that part is left out.
+
+    `norm` is a BatchNorm2d, whose running statistics are updated in training mode.
+    """
+    if x.is_cuda:
+        # Triton comes with torch for CUDA alone.
+        from mixbench.models.fused_norm import fused_norm  # noqa: PLC0415
+
+        return fused_norm(x, bias, norm, residual=residual, gelu=gelu, relu=relu)
+    wide = _widened(x) if bias is None else _widened(x) + bias[:, None]
+    wide = _normalise(norm, functional.gelu(wide) if gelu else wide)
+    wide = wide if residual is None else wide + residual
+    return (torch.relu(wide) if relu else wide).to(x.dtype)
+
+
+def _normalise(norm: Any, x: Cells) -> Cells:
     if norm.training:
-        wide = x.float()
-        variance, mean = torch.var_mean(wide, dim=1, correction=0)
+        variance, mean = torch.var_mean(x, dim=1, correction=0)
         cells = x.shape[1]
         with torch.no_grad():
             norm.running_mean.lerp_(mean, norm.momentum)
@@ -95,5 +218,29 @@ def _normalise(norm: Any, x: Float[Tensor, "channel cell"]) -> Float[Tensor, "ch
     else:
         mean, variance = norm.running_mean, norm.running_var
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias - mean * scale
-    return (x * scale[:, None] + shift[:, None]).to(x.dtype)
+    return x * scale[:, None] + (norm.bias - mean * scale)[:, None]
+
+
+def _widened(x: Tensor) -> Tensor:
+    """Return `x` at least in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _classify(head: Any, x: Cells, n: int) -> Float[Tensor, "batch logit"]:
+    """Return the logits: the mean over positions, and the linear layer `head`."""
+    mean: Any = _MeanOverPositions.apply
+    return functional.linear(mean(x.view(x.shape[0], n, -1)).t(), head.weight, head.bias)
+
+
+class _MeanOverPositions(torch.autograd.Function):
+    """The mean over the last axis, at least in float32, whose gradient is written once, in the dtype of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        return x.mean(2, dtype=torch.promote_types(x.dtype, torch.float32))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        share = (gradient / ctx.shape[2]).to(ctx.dtype)
+        return share[:, :, None].expand(ctx.shape).contiguous()

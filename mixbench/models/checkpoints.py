@@ -46,6 +46,7 @@ class CheckpointCard(BaseModel):
         seed: The training seed.
         dataset: Name of the training data, `dataset_fingerprint` the hash of its training split.
         clean: Clean accuracy on the whole test split.
+        validation: Clean accuracy on the examples that training held out; None where it held out none.
         command: What made it.
     """
 
@@ -63,6 +64,7 @@ class CheckpointCard(BaseModel):
     dataset_fingerprint: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     image_size: ImageSize
     clean: Accuracy
+    validation: Accuracy | None = None
     parameters: ParameterCounts
     epochs: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0)]

@@ -1,37 +1,25 @@
 """The same network, computed the fastest way its device has."""
 
-from typing import Any
-
 import torch
 from timm.models.convmixer import ConvMixer
-from torch import Tensor, nn
+from timm.models.resnet import ResNet
+from torch import nn
 
-from mixbench.models import ChannelMajorConvMixer
-
-
-class _Bfloat16(nn.Module):
-    """Computes in bfloat16 where that is safe, with float32 parameters and logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16):
-            return self.model(images).float()
+from mixbench.models import ChannelMajorConvMixer, ChannelMajorResNet, is_separated_resnet
 
 
-def accelerated(model: nn.Module, image_size: tuple[int, ...], device: torch.device) -> nn.Module:
-    """Return a module with the parameters and statistics of `model`: compiled bfloat16 on CUDA, `model` on the CPU.
+def accelerated(model: nn.Module, image_size: tuple[int, int, int], device: torch.device) -> nn.Module:
+    """Return a module with the parameters and statistics of `model`: bfloat16 on CUDA, `model` on the CPU.
 
-    A ConvMixer is computed channel by channel: cuDNN's depthwise convolutions leave the tensor cores idle.
+    ConvMixers and separated ResNets are computed channel by channel, since cuDNN's depthwise convolutions leave the
+    tensor cores idle; what is neither is returned as it is.
     """
     if device.type != "cuda":
         return model
     if isinstance(model, ConvMixer):
-        channels, height, width = image_size
-        fast: nn.Module = ChannelMajorConvMixer(model, (channels, height, width)).to(device)
+        fast: nn.Module = ChannelMajorConvMixer(model, image_size, dtype=torch.bfloat16)
+    elif isinstance(model, ResNet) and is_separated_resnet(model):
+        fast = ChannelMajorResNet(model, image_size, dtype=torch.bfloat16)
     else:
-        fast = model.to(memory_format=torch.channels_last)
-    compiled: Any = torch.compile(_Bfloat16(fast))
-    return compiled
+        return model
+    return fast.to(device)

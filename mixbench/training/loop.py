@@ -1,42 +1,33 @@
 """The training loop: from a spec, a dataset and a recipe to a checkpoint, repeatable from its seeds."""
 
+import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mixbench.datasets import Examples
+from mixbench.datasets import Examples, balanced_order
 from mixbench.errors import InvalidInputError, MixbenchError
 from mixbench.models import Checkpoint, CheckpointCard, ModelSpec, count_parameters, logits_fingerprint, weights_bytes
 from mixbench.records import Accuracy
 from mixbench.training.acceleration import accelerated
+from mixbench.training.augmentation import Draws, draw
+from mixbench.training.guard import OverfittingGuard
+from mixbench.training.log import Epoch
 from mixbench.training.recipes import AdversarialTraining, Recipe
+from mixbench.training.schedule import rates
+from mixbench.training.state import TrainingFolder, TrainingState
+from mixbench.training.step import GraphedStep, Run, Step
 
 _EVALUATION_BATCH = 500
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """How an epoch went.
-
-    Attributes:
-        number: From 1 to `epochs`.
-        loss: Mean cross-entropy over the (adversarial) training batches.
-        accuracy: On the same batches.
-        seconds: Wall time.
-    """
-
-    number: int
-    epochs: int
-    loss: float
-    accuracy: Accuracy
-    seconds: float
-
+_VALIDATION_SEED = 0
+_SECONDS_BETWEEN_STATES = 2.0
 
 EpochCallback = Callable[[Epoch], None]
 
@@ -50,25 +41,32 @@ def train(
     seed: int,
     device: str = "cpu",
     command: str,
+    workspace: Path | None = None,
     progress: EpochCallback | None = None,
 ) -> Checkpoint:
     """Return the checkpoint of `spec` trained on `examples`, in eval mode on the CPU.
 
     `seed` decides the initial values of all that learns, the order of the data and its augmentation; the filter draw
-    has its own seed in `spec`. The last epoch is taken: `test` is looked at once, for the card. Raises
-    InvalidInputError if the spec does not fit the images, MixbenchError if the loss stops being finite.
+    has its own seed in `spec`. The last epoch is taken: `test` is looked at once, for the card. With a `workspace`, a
+    run that was killed goes on after its last whole epoch: on the CPU it ends with the same bits. `progress` hears of
+    every epoch, also of those that an earlier process finished.
+
+    Raises InvalidInputError if the spec does not fit the images; MixbenchError, the state of the last good epoch being
+    kept, if the loss stops being finite or robustness collapses.
     """
-    channels, height, width = examples.images.shape[1:]
     _check_fits(spec, examples)
-    started = time.perf_counter()
+    channels, height, width = examples.images.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = spec.build()
     model.to(device)
+    folder = None if workspace is None else TrainingFolder(workspace, run_key(spec, examples, recipe, seed, device))
+    parts = held_out(examples, recipe)
     with _one_thread(torch.device(device)):
-        _fit(model, examples, recipe, seed=seed, device=torch.device(device), progress=progress)
+        fit = _Fit(model, *parts, recipe, seed=seed, device=torch.device(device), folder=folder)
+        fit.run(progress)
+    clean = clean_accuracy(model, test, device=device)
     model.to("cpu").eval()
-    parameters = count_parameters(model)
     card = CheckpointCard(
         sha256=weights_bytes(model)[1],
         logits=logits_fingerprint(model, (channels, height, width)),
@@ -80,14 +78,54 @@ def train(
         dataset=examples.name,
         dataset_fingerprint=examples.fingerprint,
         image_size=(channels, height, width),
-        clean=clean_accuracy(model, test),
-        parameters=parameters,
+        clean=clean,
+        validation=fit.epochs[-1].validation,
+        parameters=count_parameters(model),
         epochs=recipe.epochs,
-        seconds=round(time.perf_counter() - started, 1),
+        seconds=round(sum(epoch.seconds for epoch in fit.epochs), 1),
         device=torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
         command=command,
     )
     return Checkpoint(spec=spec, model=model, card=card)
+
+
+def run_key(spec: ModelSpec, examples: Examples, recipe: Recipe, seed: int, device: str) -> str:
+    """Return a hash of all that decides what a training run computes."""
+    kind = torch.device(device).type
+    text = f"{spec.architecture.name} {spec.model_args} {examples.fingerprint} {recipe} {seed} {kind}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def held_out(examples: Examples, recipe: Recipe) -> tuple[Examples, Examples | None]:
+    """Return the examples to train on, and those held out for validation, None where the recipe holds out none.
+
+    The choice is balanced and the same for every model and seed, so that no tuning ever sees it trained on.
+    """
+    n = recipe.validation
+    if n == 0:
+        return examples, None
+    if n > len(examples) // 2:
+        raise InvalidInputError(
+            f"the recipe {recipe.name} holds out {n} of {len(examples)} examples of {examples.name}: train on more"
+            " examples, or hold out at most half"
+        )
+    order = balanced_order(examples.labels, seed=_VALIDATION_SEED)
+    kept, chosen = np.sort(order[n:]), np.sort(order[:n])
+    return examples.take(kept, subset=f"without-{n}"), examples.take(chosen, subset=f"validation-{n}")
+
+
+def clean_accuracy(model: nn.Module, examples: Examples, *, device: str = "cpu") -> Accuracy:
+    """Return the accuracy of `model`, which is on `device`, on `examples`, in eval mode and exact float32."""
+    images, labels = (tensor.to(device) for tensor in _tensors(examples))
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        correct = sum(
+            int((model(cut).argmax(1) == own).sum())
+            for cut, own in zip(images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True)
+        )
+    model.train(was_training)
+    return Accuracy(correct=correct, total=len(labels))
 
 
 @contextmanager
@@ -102,14 +140,6 @@ def _one_thread(device: torch.device) -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-def clean_accuracy(model: nn.Module, examples: Examples) -> Accuracy:
-    """Return the accuracy of `model`, in eval mode, on `examples` without attack."""
-    images, labels = _tensors(examples)
-    with torch.no_grad():
-        predictions = torch.cat([model(cut).argmax(1) for cut in images.split(_EVALUATION_BATCH)])
-    return Accuracy(correct=int((predictions == labels).sum()), total=len(labels))
-
-
 def _check_fits(spec: ModelSpec, examples: Examples) -> None:
     channels = examples.images.shape[1]
     if spec.args["in_chans"] != channels or spec.args["num_classes"] != examples.num_classes:
@@ -119,128 +149,145 @@ def _check_fits(spec: ModelSpec, examples: Examples) -> None:
         )
 
 
-def _fit(
-    model: nn.Module,
-    examples: Examples,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: torch.device,
-    progress: EpochCallback | None,
-) -> None:
-    images, labels = (tensor.to(device) for tensor in _tensors(examples))
-    generator = torch.Generator(device).manual_seed(seed)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=device.type == "cuda",
-    )
-    fast = accelerated(model, examples.images.shape[1:], device)
-    steps = -(-len(images) // recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, epochs=recipe.epochs, steps_per_epoch=steps
-    )
-    for number in range(1, recipe.epochs + 1):
-        started = time.perf_counter()
-        # Sums stay on the device: reading them every step would make the host wait.
-        loss_sum, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        for clean, targets in _batches(images, labels, recipe, generator):
-            batch = clean
-            if recipe.adversarial is not None:
-                batch = adversarial_batch(fast, clean, targets, recipe.adversarial, generator)
-            logits = fast.train()(batch)
-            loss = functional.cross_entropy(logits, targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            loss_sum += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(1) == targets).sum()
-        accuracy = Accuracy(correct=int(correct), total=len(images))
-        epoch = Epoch(number, recipe.epochs, float(loss_sum) / len(images), accuracy, time.perf_counter() - started)
-        _check_finite(epoch, float(schedule.get_last_lr()[0]))
-        if progress is not None:
-            progress(epoch)
+class _Fit:
+    """One run: the network, its optimiser and random stream, and how far they have come."""
 
-
-def _batches(
-    images: Float[Tensor, "example channel height width"],
-    labels: Int64[Tensor, " example"],
-    recipe: Recipe,
-    generator: torch.Generator,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    order = torch.randperm(len(images), generator=generator, device=images.device)
-    for chosen in order.split(recipe.batch_size):
-        if len(chosen) == 1:
-            continue  # BatchNorm has no variance of a single example
-        batch = _shifted(images[chosen], recipe.max_shift, generator)
-        yield (_flipped(batch, generator) if recipe.flip else batch), labels[chosen]
-
-
-def _flipped(
-    images: Float[Tensor, "batch channel height width"], generator: torch.Generator
-) -> Float[Tensor, "batch channel height width"]:
-    """Return the images, each mirrored left to right with probability one half."""
-    mirrored = torch.rand(len(images), generator=generator, device=images.device) < 0.5  # noqa: PLR2004 - one half
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
-
-
-def _shifted(
-    images: Float[Tensor, "batch channel height width"], reach: int, generator: torch.Generator
-) -> Float[Tensor, "batch channel height width"]:
-    """Return each image shifted by up to `reach` pixels, filled with 0."""
-    if reach == 0:
-        return images
-    n, _, height, width = images.shape
-    shifts = torch.randint(0, 2 * reach + 1, (2, n), generator=generator, device=images.device)
-    rows = shifts[0, :, None] + torch.arange(height, device=images.device)
-    columns = shifts[1, :, None] + torch.arange(width, device=images.device)
-    padded = functional.pad(images, (reach, reach, reach, reach))
-    example = torch.arange(n, device=images.device)[:, None, None]
-    return padded[example, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
-def adversarial_batch(
-    model: nn.Module,
-    images: Float[Tensor, "batch channel height width"],
-    labels: Int64[Tensor, " batch"],
-    training: AdversarialTraining,
-    generator: torch.Generator,
-) -> Float[Tensor, "batch channel height width"]:
-    """Return the images moved by PGD within the training threat model, the model being in eval mode meanwhile."""
-    eps = float(training.threat_model.eps)
-    was_training = model.training
-    model.eval()
-    noise = torch.rand(images.shape, generator=generator, device=images.device)
-    adversarial = (images + eps * (2 * noise - 1)).clamp(0, 1)
-    for _ in range(training.steps):
-        adversarial.requires_grad_()
-        loss = functional.cross_entropy(model(adversarial), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, [adversarial])
-        step = adversarial.detach() + training.relative_step_size * eps * gradient.sign()
-        adversarial = torch.minimum(torch.maximum(step, images - eps), images + eps).clamp(0, 1)
-    model.train(was_training)
-    return adversarial
-
-
-def _check_finite(epoch: Epoch, learning_rate: float) -> None:
-    if not epoch.loss < float("inf"):
-        raise MixbenchError(
-            f"the training loss was {epoch.loss} in epoch {epoch.number} at learning rate {learning_rate:.3g}: lower"
-            " the recipe's learning rate"
+    def __init__(
+        self,
+        model: nn.Module,
+        examples: Examples,
+        validation: Examples | None,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        folder: TrainingFolder | None = None,
+    ) -> None:
+        self.model, self.recipe, self.device = model, recipe, device
+        self.validation, self.folder = validation, folder
+        self.images, self.labels = (tensor.to(device) for tensor in _tensors(examples))
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=device.type == "cuda",
         )
+        channels, height, width = examples.images.shape[1:]
+        self.fast = accelerated(model, (channels, height, width), device)
+        self.step = Step(self.fast, self.images, self.labels, recipe)
+        self.updates = len(batch_sizes(len(self.images), recipe))
+        self.rates = rates(recipe, self.updates * recipe.epochs)
+        self.guard = OverfittingGuard(self.fast, self.images, self.labels, recipe, seed=seed)
+        self.epochs: list[Epoch] = []
+        self._saved = time.monotonic()
+
+    def run(self, progress: EpochCallback | None) -> None:
+        """Train to the end."""
+        state = None if self.folder is None else self.folder.load(device=self.device)
+        if state is not None:
+            state.restore(self.model, self.optimizer, self.generator)
+            self.epochs.extend(state.epochs)
+        for epoch in self.epochs if progress is not None else ():
+            progress(epoch)
+        while len(self.epochs) < self.recipe.epochs:
+            epoch = self._epoch(len(self.epochs) + 1)
+            self.guard.check([*self.epochs, epoch], kept=self._kept())
+            self.epochs.append(epoch)
+            self._save()
+            if progress is not None:
+                progress(epoch)
+
+    def _epoch(self, number: int) -> Epoch:
+        started = time.perf_counter()
+        self._updates((number - 1) * self.updates)
+        loss = float(self.step.loss_sum) / self._seen
+        self._check_finite(number)
+        robust = self.guard.measure()
+        validation = None
+        if self.validation is not None:
+            validation = clean_accuracy(self.model, self.validation, device=str(self.device))
+        accuracy = Accuracy(correct=int(self.step.correct), total=self._seen)
+        rate = self.rates[number * self.updates - 1].learning_rate
+        seconds = time.perf_counter() - started
+        return Epoch(number, self.recipe.epochs, loss, accuracy, validation, robust, rate, seconds)
+
+    @property
+    def _seen(self) -> int:
+        return sum(batch_sizes(len(self.images), self.recipe))
+
+    def _updates(self, done: int) -> None:
+        """Make all updates of an epoch, `done` of which came before."""
+        self.step.begin_epoch()
+        for update, (chosen, draws) in enumerate(batches(self.images, self.recipe, self.generator), start=done):
+            rate = self.rates[update]
+            for group in self.optimizer.param_groups:
+                group["lr"], group["betas"] = rate.learning_rate, rate.betas
+            if self.recipe.adversarial is not None:
+                self._warm_up(self.recipe.adversarial, update)
+            self._run_for(chosen, draws)(chosen, draws)
+            self.optimizer.step()
+
+    def _warm_up(self, training: AdversarialTraining, update: int) -> None:
+        """Set eps for `update`: it rises linearly over the warm-up."""
+        share = min(1.0, (update + 1) / max(1, training.warmup_epochs * self.updates))
+        eps = share * float(training.threat_model.eps)
+        self.step.set_eps(eps, step_size=training.relative_step_size * eps)
+
+    def _run_for(self, chosen: Tensor, draws: Draws) -> Run:
+        """Return what computes this batch: on CUDA a graph, captured at the first whole batch."""
+        if self.device.type != "cuda" or len(chosen) != self.recipe.batch_size:
+            return self.step
+        if self._graph is None:
+            self._graph = GraphedStep(self.step, self.fast, chosen, draws)
+        return self._graph
+
+    _graph: GraphedStep | None = None
+
+    def _check_finite(self, number: int) -> None:
+        bad = int(self.step.first_bad)
+        if bad < 0:
+            return
+        update = (number - 1) * self.updates + bad
+        raise MixbenchError(
+            f"the training loss stopped being finite in update {update + 1} (epoch {number}) at learning rate"
+            f" {self.rates[update].learning_rate:.3g}: lower the recipe's learning rate{self._kept()}"
+        )
+
+    def _kept(self) -> str:
+        if self.folder is None or not self.folder.path.is_file():
+            return ""
+        return f"; the last good state is kept in {self.folder.path}"
+
+    def _save(self) -> None:
+        """Keep the state, but not so often that writing takes longer than training."""
+        finished = len(self.epochs) == self.recipe.epochs
+        if self.folder is None or (not finished and time.monotonic() - self._saved < _SECONDS_BETWEEN_STATES):
+            return
+        self.folder.save(TrainingState.of(tuple(self.epochs), self.model, self.optimizer, self.generator))
+        self._saved = time.monotonic()
+
+
+def batch_sizes(n: int, recipe: Recipe) -> list[int]:
+    """Return how many of `n` examples each update of an epoch sees."""
+    whole, rest = divmod(n, recipe.batch_size)
+    # BatchNorm has no variance of a single example.
+    keep_rest = rest > 1 and not (recipe.drop_last and whole > 0)
+    return [recipe.batch_size] * whole + ([rest] if keep_rest else [])
+
+
+def batches(
+    images: Float[Tensor, "example channel height width"], recipe: Recipe, generator: torch.Generator
+) -> Iterator[tuple[Int64[Tensor, " batch"], Draws]]:
+    """Yield the positions of each batch of an epoch, in a new order, and the random choices for it."""
+    order = torch.randperm(len(images), generator=generator, device=images.device)
+    _, channels, height, width = images.shape
+    start = 0
+    for size in batch_sizes(len(images), recipe):
+        yield order[start : start + size], draw(recipe, (size, channels, height, width), generator)
+        start += size
 
 
 def _tensors(examples: Examples) -> tuple[Float[Tensor, "example channel height width"], Int64[Tensor, " example"]]:
     images = torch.from_numpy(examples.images.copy()).float() / 255
     return images, torch.from_numpy(examples.labels.copy())
-
-
-def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
-    """Return `recipe` with another number of epochs, or as it is for None."""
-    if epochs is None:
-        return recipe
-    if epochs < 1:
-        raise InvalidInputError(f"epochs {epochs} is not at least 1: leave it out for the recipe's {recipe.epochs}")
-    return replace(recipe, epochs=epochs)
