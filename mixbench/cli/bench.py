@@ -12,6 +12,7 @@ from mixbench.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from mixbench.evaluation import Comparison
+    from mixbench.training import EpochTime
 
 bench = typer.Typer(help="Measure speed beside a reference, in one run.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -66,6 +67,58 @@ def bench_eval(
         typer.echo(json.dumps(content, indent=2))
         return
     _print_comparison(result, title=f"{loaded.identity.name}, {len(examples)} examples of {name}")
+
+
+@bench.command("train")
+def bench_train(
+    model: Annotated[str, typer.Option(help="An architecture.")] = "convmixer_trained",
+    dataset: Annotated[str, typer.Option(help="What to train on.")] = "digits",
+    recipe: Annotated[str, typer.Option(help="standard, linf or l2.")] = "standard",
+    kernel_size: Annotated[int | None, typer.Option(help="ConvMixer: taps of a filter's side. [default: its own]")] = None,
+    epochs: Annotated[int, typer.Option(min=2, help="Epochs of mixbench's own loop; the first warms up.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="The training seed.")] = 0,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time an epoch of training beside the usual DataLoader loop, in float32 and in AMP."""
+    from mixbench.datasets import load_examples
+    from mixbench.training import TrainingRun, time_training
+
+    run = TrainingRun(model, dataset, recipe, seed, filter_seed=0)
+    spec = run.spec()
+    if kernel_size is not None:
+        if "kernel_size" not in spec.args:
+            raise InvalidInputError(f"{model} has no kernel size to choose: leave out --kernel-size {kernel_size}")
+        spec = dataclasses.replace(spec, args={**spec.args, "kernel_size": kernel_size})
+    examples = load_examples(dataset, split="train", data_dir=data_dir, cache_dir=cache_folder(cache_dir), seed=seed)
+    chosen = resolve_device(device)
+    times = time_training(spec, examples, run.resolved_recipe(), seed=seed, device=chosen, epochs=epochs)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in times], indent=2))
+        return
+    _print_times(times, title=f"{model} on {dataset}, {recipe}, {_device_name(chosen)}")
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+
+
+def _print_times(times: "tuple[EpochTime, ...]", *, title: str) -> None:
+    from rich.table import Table
+
+    from mixbench.cli.tables import console
+
+    own = times[0].seconds
+    table = Table("way", "s an epoch", "first epoch", "times mixbench", "loss", "peak memory", title=title)
+    for one in times:
+        first = "" if one.first_seconds is None else f"{one.first_seconds:.2f}"
+        memory = f"{one.peak_memory_bytes / 2**20:.0f} MiB"
+        table.add_row(one.way, f"{one.seconds:.3f}", first, f"{one.seconds / own:.2f}", f"{one.loss:.3f}", memory)
+    console().print(table)
 
 
 def _print_comparison(result: "Comparison", *, title: str) -> None:

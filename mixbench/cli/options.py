@@ -21,9 +21,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON alone on standa
 
 def cache_folder(chosen: Path | None) -> Path:
     """Return the folder for caches: the chosen one or the platform's."""
+    if chosen is not None:
+        return chosen
     import platformdirs
 
-    return chosen if chosen is not None else Path(platformdirs.user_cache_dir("mixbench"))
+    return Path(platformdirs.user_cache_dir("mixbench"))
 
 
 def resolve_device(name: str) -> str:

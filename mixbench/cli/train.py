@@ -1,8 +1,7 @@
-"""`mixbench train`: make a checkpoint."""
+"""`mixbench train`: make a checkpoint, or a grid of them."""
 
 import os
 import re
-import shlex
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,70 +10,77 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixbench.cli.options import CacheDir, DataDir, Device, cache_folder, resolve_device
-from mixbench.errors import CheckpointError, InvalidInputError, UnknownNameError
+from mixbench.errors import CheckpointError, InvalidInputError
 
 if TYPE_CHECKING:
-    from mixbench.training import EpochCallback
+    from mixbench.training import EpochCallback, Places, TrainingRun
 
 _INTERRUPTED = 130
 
 
 def train_model(
-    model: Annotated[str, typer.Option(help="An architecture, such as convmixer_frozen.")],
+    model: Annotated[str | None, typer.Option(help="An architecture, such as convmixer_frozen.")] = None,
     dataset: Annotated[str, typer.Option(help="What to train on.")] = "digits",
-    recipe: Annotated[str, typer.Option(help="standard or linf.")] = "standard",
+    recipe: Annotated[str, typer.Option(help="standard, linf or l2.")] = "standard",
     seed: Annotated[int, typer.Option(min=0, help="Seed of initial values, order and augmentation.")] = 0,
     filter_seed: Annotated[int, typer.Option(help="Seed of the spatial filters.")] = 0,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="A TOML file of runs, in place of the options above.")] = None,
     output: Annotated[Path, typer.Option(help="Folder to write the checkpoint folder into.")] = Path("checkpoints"),
     tag: Annotated[str | None, typer.Option(help="After the dot. [default: DATASET or DATASET_RECIPE]")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a checkpoint that exists.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG, SVG or PDF.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Train a model from fixed seeds and write its checkpoint folder, card and proofs."""
-    from mixbench.datasets import CATALOGUE, load_examples
-    from mixbench.models import ARCHITECTURES, ModelSpec, save_checkpoint
-    from mixbench.training import model_card, recipe_for, train, with_epochs
+    """Train a model from fixed seeds; the same command goes on where an interrupted run stopped.
 
-    if model not in ARCHITECTURES:
-        raise UnknownNameError("architecture", model, ARCHITECTURES)
-    chosen = with_epochs(recipe_for(dataset, recipe), epochs)
-    torch_device = resolve_device(device)
-    name = f"{model}.{tag or (dataset if recipe == 'standard' else f'{dataset}_{recipe}')}"
-    folder = output / name
+    The checkpoint folder holds weights, card, proofs and training.csv. A sweep trains and evaluates a grid on every
+    GPU of the host.
+    """
+    if (model is None) == (sweep is None):
+        raise InvalidInputError("nothing to train is named: give one of --model and --sweep, and not both")
+    from mixbench.training import Places, TrainingRun
+
     _check_output(output, tag)
+    if sweep is not None:
+        from mixbench.cli.sweep import run_sweep_file
+
+        places = Places(output, device, data_dir, cache_folder(cache_dir))
+        run_sweep_file(sweep, places, plot=plot, overwrite=overwrite, tag=tag)
+        return
+    run = TrainingRun(model or "", dataset, recipe, seed, filter_seed, epochs, tag)
+    places = Places(output, resolve_device(device), data_dir, cache_folder(cache_dir))
+    _train_one(run, places, overwrite=overwrite, plot=plot)
+
+
+def _train_one(run: "TrainingRun", places: "Places", *, overwrite: bool, plot: Path | None) -> None:
+    from mixbench.training import UNFINISHED, train_to_folder
+
+    run.spec()
+    run.resolved_recipe()
+    folder = places.output / run.name
+    if plot is not None:
+        from mixbench.training.curves import check_picture
+
+        check_picture(plot)
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder} exists already: pass --overwrite to replace it, or choose another --output")
-    cache = cache_folder(cache_dir)
-    splits = {
-        split: load_examples(dataset, split=split, data_dir=data_dir, cache_dir=cache, seed=seed)
-        for split in ("train", "test")
-    }
-    command = ["mixbench", "train", "--model", model, "--dataset", dataset, "--recipe", recipe]
-    command += ["--seed", str(seed), "--filter-seed", str(filter_seed)]
-    command += [] if epochs is None else ["--epochs", str(epochs)]
-    command += ["--device", torch_device]
     try:
         with _progress_bar() as progress:
-            checkpoint = train(
-                ModelSpec.for_dataset(ARCHITECTURES[model], dataset, filter_seed=filter_seed),
-                splits["train"],
-                splits["test"],
-                chosen,
-                seed=seed,
-                device=torch_device,
-                command=shlex.join(command),
-                progress=progress,
-            )
+            checkpoint, epochs = train_to_folder(run, places, overwrite=overwrite, progress=progress)
     except KeyboardInterrupt:
-        typer.echo("\ninterrupted; no checkpoint was written: run the same command again", err=True)
+        typer.echo(
+            f"\ninterrupted; the last whole epochs are kept in {places.output / UNFINISHED}: run the same command again"
+            " to go on",
+            err=True,
+        )
         raise typer.Exit(_INTERRUPTED) from None
-    title = CATALOGUE[dataset].title if dataset in CATALOGUE else dataset
-    save_checkpoint(
-        folder, checkpoint, card_text=model_card(name, checkpoint, chosen, title=title), overwrite=overwrite
-    )
+    if plot is not None:
+        from mixbench.training.curves import draw_curves
+
+        draw_curves(plot, epochs, title=run.name)
     clean = checkpoint.card.clean
     typer.echo(f"{folder}: clean accuracy {clean.rate:.2%} ({clean.correct} of {clean.total} test examples)")
 
@@ -93,9 +99,9 @@ def _check_output(output: Path, tag: str | None) -> None:
 
 @contextmanager
 def _progress_bar() -> "Generator[EpochCallback | None]":
-    """Draw loss, accuracy and time of each epoch on standard error, if that is a terminal."""
+    """Draw loss, accuracies and times of each epoch on standard error, if that is a terminal."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mixbench.training import Epoch
 
@@ -103,11 +109,14 @@ def _progress_bar() -> "Generator[EpochCallback | None]":
     if not console.is_terminal:
         yield None
         return
-    with Progress(console=console) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("training", total=None)
 
         def draw(epoch: Epoch) -> None:
-            text = f"loss {epoch.loss:.4f}  accuracy {epoch.accuracy.rate:.1%}  {epoch.seconds:.1f} s an epoch"
+            measured = {"accuracy": epoch.accuracy, "held out": epoch.validation, "PGD-5": epoch.robust}
+            rates = "  ".join(f"{name} {value.rate:.1%}" for name, value in measured.items() if value is not None)
+            text = f"loss {epoch.loss:.4f}  {rates}  {epoch.seconds:.1f} s an epoch"
             bar.update(task, description=text, completed=epoch.number, total=epoch.epochs)
 
         yield draw

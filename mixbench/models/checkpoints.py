@@ -3,6 +3,7 @@
 config.json          architecture, model_args, pretrained_cfg, and the card under the key "mixbench"
 model.safetensors    the weights
 README.md            the model card
+training.csv         how each epoch of its training went
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from mixbench.records import Accuracy, ParameterCounts
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
+LOG_NAME = "training.csv"
 _FINGERPRINT_IMAGES = 4
 _LOGITS_TOLERANCE = 1e-4
 
@@ -113,10 +115,12 @@ def weights_bytes(model: nn.Module) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, card_text: str, overwrite: bool) -> None:
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, *, card_text: str, overwrite: bool, log: str | None = None
+) -> None:
     """Write the checkpoint folder in one step; raises CheckpointError if it exists and `overwrite` is not set.
 
-    A crash or a full disk leaves what was there before.
+    `log` is the CSV of the training. A crash or a full disk leaves what was there before.
     """
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder} exists already: pass --overwrite to replace it, or choose another --output")
@@ -133,6 +137,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, card_text: str, ove
         write_atomically(temporary / WEIGHTS_NAME, content)
         write_atomically(temporary / CONFIG_NAME, config_json(checkpoint, tag=folder.name.partition(".")[2]).encode())
         write_atomically(temporary / "README.md", card_text.encode())
+        if log is not None:
+            write_atomically(temporary / LOG_NAME, log.encode())
         _swap_in(temporary, folder)
     except OSError as error:
         raise storage_error(folder, error) from error

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,10 +62,10 @@ def train(
     model.to(device)
     folder = None if workspace is None else TrainingFolder(workspace, run_key(spec, examples, recipe, seed, device))
     parts = held_out(examples, recipe)
-    with _one_thread(torch.device(device)):
-        fit = _Fit(model, *parts, recipe, seed=seed, device=torch.device(device), folder=folder)
-        fit.run(progress)
+    fit = Fit(model, *parts, recipe, seed=seed, device=torch.device(device), folder=folder)
+    fit.run(progress)
     clean = clean_accuracy(model, test, device=device)
+    validation = None if parts[1] is None else clean_accuracy(model, parts[1], device=device)
     model.to("cpu").eval()
     card = CheckpointCard(
         sha256=weights_bytes(model)[1],
@@ -79,7 +79,7 @@ def train(
         dataset_fingerprint=examples.fingerprint,
         image_size=(channels, height, width),
         clean=clean,
-        validation=fit.epochs[-1].validation,
+        validation=validation,
         parameters=count_parameters(model),
         epochs=recipe.epochs,
         seconds=round(sum(epoch.seconds for epoch in fit.epochs), 1),
@@ -117,25 +117,30 @@ def held_out(examples: Examples, recipe: Recipe) -> tuple[Examples, Examples | N
 def clean_accuracy(model: nn.Module, examples: Examples, *, device: str = "cpu") -> Accuracy:
     """Return the accuracy of `model`, which is on `device`, on `examples`, in eval mode and exact float32."""
     images, labels = (tensor.to(device) for tensor in _tensors(examples))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return _accuracy(model, images, labels)
+
+
+def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> Accuracy:
     was_training = model.training
     model.eval()
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
-        correct = sum(
-            int((model(cut).argmax(1) == own).sum())
-            for cut, own in zip(images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True)
-        )
+    correct = torch.zeros((), dtype=torch.int64, device=labels.device)
+    with torch.no_grad():
+        for cut, own in zip(images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True):
+            correct += (model(cut).argmax(1) == own).sum()
     model.train(was_training)
-    return Accuracy(correct=correct, total=len(labels))
+    return Accuracy(correct=int(correct), total=len(labels))
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Generator[None]:
-    """Train on one CPU thread: sums split over threads round differently on machines with other core counts."""
+def _settled_on(device: torch.device) -> Generator[None]:
+    """Train on one CPU thread, since sums split over threads round differently; on CUDA, launch kernels on `device`."""
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
-        yield
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
     finally:
         torch.set_num_threads(threads)
 
@@ -149,7 +154,7 @@ def _check_fits(spec: ModelSpec, examples: Examples) -> None:
         )
 
 
-class _Fit:
+class Fit:
     """One run: the network, its optimiser and random stream, and how far they have come."""
 
     def __init__(
@@ -164,7 +169,8 @@ class _Fit:
         folder: TrainingFolder | None = None,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
-        self.validation, self.folder = validation, folder
+        self.folder = folder
+        self.validation = None if validation is None else tuple(tensor.to(device) for tensor in _tensors(validation))
         self.images, self.labels = (tensor.to(device) for tensor in _tensors(examples))
         self.generator = torch.Generator(device).manual_seed(seed)
         self.optimizer = torch.optim.AdamW(
@@ -184,6 +190,10 @@ class _Fit:
 
     def run(self, progress: EpochCallback | None) -> None:
         """Train to the end."""
+        with _settled_on(self.device):
+            self._run(progress)
+
+    def _run(self, progress: EpochCallback | None) -> None:
         state = None if self.folder is None else self.folder.load(device=self.device)
         if state is not None:
             state.restore(self.model, self.optimizer, self.generator)
@@ -204,9 +214,7 @@ class _Fit:
         loss = float(self.step.loss_sum) / self._seen
         self._check_finite(number)
         robust = self.guard.measure()
-        validation = None
-        if self.validation is not None:
-            validation = clean_accuracy(self.model, self.validation, device=str(self.device))
+        validation = None if self.validation is None else _accuracy(self.fast, *self.validation)
         accuracy = Accuracy(correct=int(self.step.correct), total=self._seen)
         rate = self.rates[number * self.updates - 1].learning_rate
         seconds = time.perf_counter() - started

@@ -1,8 +1,9 @@
 """The README.md of a checkpoint, with the metadata that the Hugging Face hub reads."""
 
 from mixbench.models import Checkpoint
+from mixbench.records import Accuracy
 from mixbench.statistics import wilson_interval
-from mixbench.training.recipes import Recipe
+from mixbench.training.recipes import Recipe, Schedule
 
 _MIXING = {
     "trained": "Everything learns (the paper's *Full*).",
@@ -10,12 +11,13 @@ _MIXING = {
     "frozen_smooth": "The spatial mixers keep seeded random values that were smoothed; all else learns.",
     "spatial": "The channel mixers keep their seeded random values; all else learns (the paper's *Space*).",
 }
+_SCHEDULES = {Schedule.ONE_CYCLE: "one cycle", Schedule.PIECEWISE: "piecewise linear"}
 
 
 def model_card(name: str, checkpoint: Checkpoint, recipe: Recipe, *, title: str) -> str:
     """Return the model card of the checkpoint called `name`, trained on the dataset called `title`."""
     card, spec = checkpoint.card, checkpoint.spec
-    interval = wilson_interval(card.clean.correct, card.clean.total)
+    held_out = "" if card.validation is None else f"| held out | {_percentage(card.validation, 'training examples')} |\n"
     architecture = ", ".join(f"{key} {value}" for key, value in spec.args.items())
     return f"""---
 library_name: timm
@@ -42,8 +44,7 @@ metrics:
 | training data | {card.dataset}, train split, fingerprint `{card.dataset_fingerprint}` |
 | recipe | {_describe(recipe)} |
 | seed | {card.seed} |
-| clean accuracy | {card.clean.rate:.2%} ({card.clean.correct} of {card.clean.total} test examples; 95% Wilson \
-interval {interval.low:.2%} to {interval.high:.2%}) |
+{held_out}| clean accuracy | {_percentage(card.clean, "test examples")} |
 | made by | `{card.command}` in {card.seconds:.0f} s on {card.device} |
 | weights | `model.safetensors`, SHA-256 `{card.sha256}` |
 
@@ -60,12 +61,29 @@ model = timm.create_model("{name}", pretrained=True).eval()
 
 
 def _describe(recipe: Recipe) -> str:
-    text = (
-        f"{recipe.name}: AdamW, one cycle to learning rate {recipe.learning_rate:g}, weight decay"
-        f" {recipe.weight_decay:g}, batch {recipe.batch_size}, {recipe.epochs} epochs, shifts up to {recipe.max_shift}"
-        f" px{', half mirrored' if recipe.flip else ''}"
+    parts = [
+        f"AdamW, {_SCHEDULES[recipe.schedule]} to learning rate {recipe.learning_rate:g}, weight decay"
+        f" {recipe.weight_decay:g}, batch {recipe.batch_size}, {recipe.epochs} epochs",
+        f"shifts up to {recipe.max_shift} px{', half mirrored' if recipe.flip else ''}",
+    ]
+    if recipe.rand_augment is not None:
+        chosen = recipe.rand_augment
+        parts.append(f"RandAugment of {chosen.operations} operations at magnitude {chosen.magnitude}")
+    if recipe.adversarial is not None:
+        training = recipe.adversarial
+        warm_up = f", eps rising over {training.warmup_epochs} epochs" if training.warmup_epochs else ""
+        parts.append(
+            f"adversarial training at {training.threat_model}, PGD with {training.steps} steps of"
+            f" {training.relative_step_size:g} eps{warm_up}"
+        )
+    if recipe.validation:
+        parts.append(f"{recipe.validation} training examples held out for validation")
+    return f"{recipe.name}: {'; '.join(parts)}"
+
+
+def _percentage(accuracy: Accuracy, what: str) -> str:
+    interval = wilson_interval(accuracy.correct, accuracy.total)
+    return (
+        f"{accuracy.rate:.2%} ({accuracy.correct} of {accuracy.total} {what}; 95% Wilson interval {interval.low:.2%} to"
+        f" {interval.high:.2%})"
     )
-    if recipe.adversarial is None:
-        return text
-    training = recipe.adversarial
-    return f"{text}; adversarial training at {training.threat_model}, PGD with {training.steps} steps"

@@ -129,7 +129,7 @@ _CIFAR = replace(
     epochs=40,
     learning_rate=0.02,
     max_shift=4,
-    rand_augment=RandAugment(operations=1, magnitude=8),
+    rand_augment=RandAugment(operations=2, magnitude=8),
 )
 
 RECIPES: dict[str, dict[str, Recipe]] = {
@@ -140,18 +140,24 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     },
     "mnist": {
         "standard": _MNIST,
-        "linf": _adversarially(_MNIST, "Linf 3/10", steps=10, relative_step_size=0.25, warmup_epochs=5, epochs=20),
-        "l2": _adversarially(_MNIST, "L2 3/2", steps=5, relative_step_size=0.4, warmup_epochs=2, epochs=20),
+        "linf": _adversarially(_MNIST, "Linf 3/10", steps=10, relative_step_size=0.25, warmup_epochs=5, epochs=20, learning_rate=0.01),
+        "l2": _adversarially(_MNIST, "L2 3/2", steps=5, relative_step_size=0.4, warmup_epochs=2, epochs=20, learning_rate=0.01),
     },
     "fashion_mnist": {
         "standard": _FASHION,
-        "linf": _adversarially(_FASHION, "Linf 1/10", steps=5, relative_step_size=0.4, warmup_epochs=2),
-        "l2": _adversarially(_FASHION, "L2 1", steps=5, relative_step_size=0.4),
+        "linf": _adversarially(
+            _FASHION, "Linf 1/10", steps=5, relative_step_size=0.4, warmup_epochs=2, epochs=15, learning_rate=0.01
+        ),
+        "l2": _adversarially(_FASHION, "L2 1", steps=5, relative_step_size=0.4, epochs=15, learning_rate=0.01),
     },
     "cifar10_jpeg75": {
         "standard": _CIFAR,
-        "linf": _adversarially(_CIFAR, "Linf 8/255", steps=3, relative_step_size=0.5, epochs=30),
-        "l2": _adversarially(_CIFAR, "L2 128/255", steps=3, relative_step_size=0.5, epochs=30),
+        "linf": _adversarially(
+            _CIFAR, "Linf 8/255", steps=3, relative_step_size=0.5, epochs=25, learning_rate=0.01, weight_decay=0.05
+        ),
+        "l2": _adversarially(
+            _CIFAR, "L2 128/255", steps=3, relative_step_size=0.5, epochs=25, learning_rate=0.01, weight_decay=0.05
+        ),
     },
 }
 """Recipes by dataset and name."""
