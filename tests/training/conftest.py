@@ -1,5 +1,7 @@
 """Little data and little training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,3 +43,10 @@ def tiny_linf() -> Recipe:
         flip=True,
         adversarial=adversarial,
     )
+
+
+@pytest.fixture
+def tiny_l2(tiny_linf: Recipe) -> Recipe:
+    """Two epochs of adversarial training in L2."""
+    adversarial = AdversarialTraining(ThreatModel.parse("L2 1/2"), steps=2, relative_step_size=0.75)
+    return replace(tiny_linf, name="tiny_l2", adversarial=adversarial)

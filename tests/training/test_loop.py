@@ -19,9 +19,8 @@ from mixbench.models import (
     save_checkpoint,
     weights_bytes,
 )
-from mixbench.threat_model import ThreatModel
-from mixbench.training import AdversarialTraining, Epoch, Recipe, clean_accuracy, train
-from mixbench.training.loop import _batches, _fit, _flipped, _shifted, adversarial_batch
+from mixbench.training import Epoch, Recipe, clean_accuracy, train
+from mixbench.training.loop import Fit, batch_sizes, batches, held_out
 
 
 def _spec(name: str, *, filter_seed: int = 0) -> ModelSpec:
@@ -107,7 +106,7 @@ def test_the_seed_decides_the_order_and_the_augmentation(run: Run) -> None:
     initial, hashes = _spec("convmixer_trained").build(), []
     for seed in (0, 0, 1):
         model = copy.deepcopy(initial)
-        _fit(model, run.examples, run.recipe, seed=seed, device=torch.device("cpu"), progress=None)
+        Fit(model, run.examples, None, run.recipe, seed=seed, device=torch.device("cpu")).run(None)
         hashes.append(weights_bytes(model)[1])
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -143,6 +142,7 @@ def test_the_card_says_what_was_done(run: Run, train_digits: Examples, test_digi
     assert (card.dataset, card.dataset_fingerprint) == ("digits", train_digits.fingerprint)
     assert card.image_size == (1, 8, 8)
     assert card.logits == logits_fingerprint(checkpoint.model, (1, 8, 8))
+    assert card.validation is None
     with torch.no_grad():
         predictions = checkpoint.model(torch.from_numpy(test_digits.images).float() / 255).argmax(1).numpy()
     assert (card.clean.correct, card.clean.total) == (int((predictions == test_digits.labels).sum()), 50)
@@ -156,7 +156,7 @@ def test_what_was_trained_can_be_saved_and_proven(run: Run, tmp_path_factory: py
     assert load_checkpoint(folder).card == checkpoint.card
 
 
-@pytest.mark.parametrize("kind", ["tiny", "tiny_linf"])
+@pytest.mark.parametrize("kind", ["tiny", "tiny_linf", "tiny_l2"])
 def test_training_learns(run: Run, kind: str, request: pytest.FixtureRequest) -> None:
     heard: list[Epoch] = []
     recipe = replace(request.getfixturevalue(kind), epochs=12)
@@ -167,6 +167,7 @@ def test_training_learns(run: Run, kind: str, request: pytest.FixtureRequest) ->
     assert heard[-1].loss < 0.85 * heard[0].loss
     assert heard[-1].accuracy.rate > heard[0].accuracy.rate + 0.2
     assert heard[0].loss == pytest.approx(math.log(10), abs=0.7)
+    assert all((epoch.robust is None) is (kind == "tiny") for epoch in heard)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +189,10 @@ def test_a_spec_that_does_not_fit_the_data_is_refused(run: Run, spec: ModelSpec,
         train(spec, run.examples, run.test, run.recipe, seed=0, command="x")
 
 
-def test_a_diverging_loss_stops_the_training(run: Run) -> None:
-    with pytest.raises(MixbenchError, match=r"the training loss was (nan|inf) in epoch \d at learning rate .*: lower"):
+def test_a_diverging_loss_stops_with_update_and_learning_rate(run: Run) -> None:
+    with pytest.raises(
+        MixbenchError, match=r"stopped being finite in update \d+ \(epoch \d\) at learning rate .*: lower the recipe's"
+    ):
         run(recipe=replace(run.recipe, learning_rate=1e30, epochs=3))
 
 
@@ -205,111 +208,65 @@ def test_clean_accuracy_counts_what_is_right(test_digits: Examples) -> None:
     assert (clean.correct, clean.total) == (int((test_digits.labels == 3).sum()), 50)
 
 
-def _shifted_slowly(images: np.ndarray, reach: int, shifts: np.ndarray) -> np.ndarray:
-    n, _, height, width = images.shape
-    result = np.zeros_like(images)
-    for example in range(n):
-        for row in range(height):
-            for column in range(width):
-                from_row, from_column = row + shifts[0, example] - reach, column + shifts[1, example] - reach
-                if 0 <= from_row < height and 0 <= from_column < width:
-                    result[example, :, row, column] = images[example, :, from_row, from_column]
-    return result
+def test_clean_accuracy_is_measured_in_eval_mode_and_leaves_the_mode(test_digits: Examples) -> None:
+    model = nn.Sequential(nn.Dropout(1.0), _Constant()).train()
+    before = copy.deepcopy(model.state_dict())
+    assert clean_accuracy(model, test_digits).total == 50
+    assert model.training
+    assert model.state_dict() == before
 
 
-@pytest.mark.parametrize("reach", [1, 2, 5])
-def test_images_are_shifted_as_a_slow_loop_does(reach: int) -> None:
-    images = torch.rand(20, 3, 5, 7, generator=_generator()) + 0.1
-    shifts = torch.randint(0, 2 * reach + 1, (2, 20), generator=_generator(9)).numpy()
-    shifted = _shifted(images, reach, _generator(9))
-    assert np.array_equal(shifted.numpy(), _shifted_slowly(images.numpy(), reach, shifts))
+def test_held_out_examples_are_balanced_and_never_trained_on(train_digits: Examples, tiny: Recipe) -> None:
+    kept, validation = held_out(train_digits, replace(tiny, validation=30))
+    assert validation is not None
+    assert (len(kept), len(validation)) == (60, 30)
+    assert sorted([*kept.indices, *validation.indices]) == sorted(train_digits.indices)
+    assert set(np.bincount(validation.labels, minlength=10)) == {3}
+    again = held_out(train_digits, replace(tiny, validation=30, epochs=9, learning_rate=0.5))[1]
+    assert again is not None
+    assert np.array_equal(again.indices, validation.indices)
 
 
-def test_all_shifts_up_to_the_reach_occur_about_equally_often() -> None:
-    images = torch.zeros(9000, 1, 5, 5)
-    images[:, 0, 2, 2] = 1
-    where = _shifted(images, 1, _generator()).mean(0)[0]
-    assert torch.allclose(where[1:4, 1:4], torch.full((3, 3), 1 / 9), atol=0.014)
-    assert where.sum() == pytest.approx(1)
+def test_nothing_is_held_out_unless_the_recipe_says_so(train_digits: Examples, tiny: Recipe) -> None:
+    assert held_out(train_digits, tiny) == (train_digits, None)
 
 
-def test_no_reach_means_no_shift_and_no_draw() -> None:
-    images, generator = torch.rand(2, 1, 3, 3), _generator()
-    assert _shifted(images, 0, generator) is images
-    assert torch.equal(generator.get_state(), _generator().get_state())
+def test_holding_out_more_than_half_is_refused(train_digits: Examples, tiny: Recipe) -> None:
+    with pytest.raises(InvalidInputError, match="holds out 46 of 90 examples of digits: train on more"):
+        held_out(train_digits, replace(tiny, validation=46))
 
 
-def test_about_half_of_the_images_are_mirrored() -> None:
-    images = torch.rand(1000, 2, 3, 4, generator=_generator())
-    flipped = _flipped(images, _generator(1))
-    mirrored = [torch.equal(after, before.flip(2)) for before, after in zip(images, flipped, strict=True)]
-    kept = [torch.equal(after, before) for before, after in zip(images, flipped, strict=True)]
-    assert all(one is not other for one, other in zip(mirrored, kept, strict=True))
-    assert 430 <= sum(mirrored) <= 570
+def test_validation_accuracy_is_that_of_the_held_out_examples(run: Run) -> None:
+    heard: list[Epoch] = []
+    recipe = replace(run.recipe, validation=30)
+    checkpoint = train(
+        _spec("convmixer_frozen"), run.examples, run.test, recipe, seed=0, command="x", progress=heard.append
+    )
+    validation = held_out(run.examples, recipe)[1]
+    assert validation is not None
+    assert checkpoint.card.validation == clean_accuracy(checkpoint.model, validation) == heard[-1].validation
+    assert heard[-1].accuracy.total == 60
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "drop_last", "sizes"),
+    [
+        pytest.param(70, 32, False, [32, 32, 6], id="a rest"),
+        pytest.param(70, 32, True, [32, 32], id="dropped"),
+        pytest.param(65, 32, False, [32, 32], id="a single example has no variance"),
+        pytest.param(20, 32, True, [20], id="less than a batch is kept"),
+        pytest.param(64, 32, True, [32, 32], id="no rest"),
+    ],
+)
+def test_epochs_are_cut_into_batches(n: int, batch: int, drop_last: bool, sizes: list[int], tiny: Recipe) -> None:  # noqa: FBT001
+    assert batch_sizes(n, replace(tiny, batch_size=batch, drop_last=drop_last)) == sizes
 
 
 def test_an_epoch_shows_every_example_once_in_an_order_of_its_own(tiny: Recipe) -> None:
-    images, labels = torch.rand(70, 1, 4, 4, generator=_generator()), torch.arange(70)
-    recipe, generator = replace(tiny, max_shift=0), _generator()
-    epochs = [list(_batches(images, labels, recipe, generator)) for _ in range(2)]
-    orders = [torch.cat([chosen for _, chosen in epoch]) for epoch in epochs]
+    images, generator = torch.rand(70, 1, 4, 4, generator=_generator()), _generator()
+    epochs = [[chosen for chosen, _ in batches(images, tiny, generator)] for _ in range(2)]
+    orders = [torch.cat(epoch) for epoch in epochs]
     for epoch, order in zip(epochs, orders, strict=True):
-        assert [len(chosen) for _, chosen in epoch] == [32, 32, 6]
+        assert [len(chosen) for chosen in epoch] == [32, 32, 6]
         assert sorted(order.tolist()) == list(range(70))
-        assert torch.equal(torch.cat([batch for batch, _ in epoch]), images[order])
     assert not torch.equal(*orders)
-
-
-def _linear(weights: Tensor) -> nn.Module:
-    """A network whose logits are linear in the pixels."""
-    layer = nn.Linear(weights.shape[1], weights.shape[0])
-    layer.weight.data, layer.bias.data = weights, torch.zeros(weights.shape[0])
-    return nn.Sequential(nn.Flatten(), layer)
-
-
-@pytest.mark.parametrize("eps", ["1/10", "1/2"])
-def test_against_a_linear_network_the_search_reaches_the_closed_form_optimum(eps: str) -> None:
-    """With two classes the loss rises along -sign(w_y - w_other) everywhere, so the worst image is a corner."""
-    weights = torch.randn(2, 12, generator=_generator(1))
-    images = torch.rand(30, 1, 3, 4, generator=_generator(2))
-    labels = torch.arange(30) % 2
-    training = AdversarialTraining(ThreatModel.parse(f"Linf {eps}"), steps=5, relative_step_size=0.5)
-    adversarial = adversarial_batch(_linear(weights), images, labels, training, _generator())
-    away = torch.sign(weights[1 - labels] - weights[labels]).reshape(images.shape)
-    optimum = (images + float(training.threat_model.eps) * away).clamp(0, 1)
-    assert torch.allclose(adversarial, optimum, atol=1e-6)
-
-
-@pytest.mark.parametrize("steps", [0, 1, 4])
-def test_the_search_stays_in_ball_and_box_and_raises_the_loss(train_digits: Examples, steps: int) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = _spec("convmixer_trained").build()
-    images = torch.from_numpy(train_digits.images).float() / 255
-    labels = torch.from_numpy(train_digits.labels)
-    training = AdversarialTraining(ThreatModel.parse("Linf 1/10"), steps=steps, relative_step_size=0.5)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    adversarial = adversarial_batch(model.train(), images, labels, training, _generator())
-    assert (adversarial - images).abs().max() <= 0.1 + 1e-6
-    assert adversarial.min() >= 0
-    assert adversarial.max() <= 1
-    assert not adversarial.requires_grad
-    # Batch statistics and gradients stay as they were, and so does the mode.
-    assert model.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    loss = nn.CrossEntropyLoss()
-    with torch.no_grad():
-        losses = [float(loss(model.eval()(batch), labels)) for batch in (images, adversarial)]
-    if steps:
-        assert losses[1] > losses[0]
-
-
-def test_the_random_start_fills_the_ball() -> None:
-    images = torch.full((50, 1, 4, 4), 0.5)
-    training = AdversarialTraining(ThreatModel.parse("Linf 1/4"), steps=0, relative_step_size=1.0)
-    start = adversarial_batch(_linear(torch.zeros(2, 16)), images, torch.zeros(50).long(), training, _generator())
-    moved = start - images
-    assert moved.min() < -0.24
-    assert moved.max() > 0.24
-    assert moved.abs().mean() == pytest.approx(0.125, abs=0.01)

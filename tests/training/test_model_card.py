@@ -5,7 +5,7 @@ import pytest
 from mixbench.datasets import Examples
 from mixbench.models import ARCHITECTURES, Checkpoint, ModelSpec
 from mixbench.records import Accuracy
-from mixbench.training import Recipe, model_card, train
+from mixbench.training import Recipe, model_card, recipe_for, train
 
 NAME = "convmixer_frozen.toy"
 
@@ -29,7 +29,7 @@ def test_the_card_contains_the_numbers(checkpoint: Checkpoint, tiny: Recipe) -> 
         "| parameters | 11002 trained, 1920 frozen |",
         "| input | 1x8x8, pixels in [0, 1], no normalisation |",
         f"fingerprint `{card.dataset_fingerprint}`",
-        "tiny: AdamW, one cycle to learning rate 0.01, weight decay 0.5, batch 32, 2 epochs, shifts up to 1 px |",
+        "tiny: AdamW, one cycle to learning rate 0.01, weight decay 0.5, batch 32, 2 epochs; shifts up to 1 px |",
         "| seed | 5 |",
         # The interval is the published one of 15 out of 148.
         "10.14% (15 of 148 test examples; 95% Wilson interval 6.24% to 16.05%)",
@@ -52,7 +52,20 @@ def test_the_front_matter_is_what_the_hub_reads(checkpoint: Checkpoint, tiny: Re
 
 def test_adversarial_training_and_mirroring_are_told(checkpoint: Checkpoint, tiny_linf: Recipe) -> None:
     text = model_card(NAME, checkpoint, tiny_linf, title="Digits")
-    assert "shifts up to 1 px, half mirrored; adversarial training at Linf 1/10, PGD with 2 steps |" in text
+    words = "shifts up to 1 px, half mirrored; adversarial training at Linf 1/10, PGD with 2 steps of 0.75 eps |"
+    assert words in text
+
+
+def test_schedule_augmentation_warm_up_and_held_out_examples_are_told(checkpoint: Checkpoint) -> None:
+    held_out = checkpoint.card.model_copy(update={"validation": Accuracy(correct=15, total=148)})
+    recipe = recipe_for("mnist", "linf")
+    text = model_card(NAME, replace(checkpoint, card=held_out), recipe, title="MNIST")
+    assert "AdamW, piecewise linear to learning rate 0.01" in text
+    assert "PGD with 10 steps of 0.25 eps, eps rising over 5 epochs; 2000 training examples held out" in text
+    assert "| held out | 10.14% (15 of 148 training examples; 95% Wilson interval 6.24% to 16.05%) |" in text
+    text = model_card(NAME, checkpoint, recipe_for("cifar10_jpeg75", "standard"), title="CIFAR-10")
+    assert "RandAugment of 2 operations at magnitude 8" in text
+    assert "| held out |" not in text
 
 
 @pytest.mark.parametrize(

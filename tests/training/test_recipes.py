@@ -6,7 +6,7 @@ import pytest
 from mixbench.datasets import CATALOGUE
 from mixbench.errors import InvalidInputError, UnknownNameError
 from mixbench.threat_model import Norm, ThreatModel
-from mixbench.training import RECIPES, AdversarialTraining, Recipe, recipe_for, with_epochs
+from mixbench.training import RECIPES, AdversarialTraining, RandAugment, Recipe, recipe_for, with_epochs
 
 ALL = [
     pytest.param(dataset, recipe, id=f"{dataset}-{name}")
@@ -52,7 +52,7 @@ def test_digits_are_trained_as_their_checkpoints_say() -> None:
     ("dataset", "name", "message"),
     [
         ("digit", "standard", "unknown dataset with recipes 'digit': did you mean 'digits'"),
-        ("digits", "standart", "unknown recipe for digits 'standart': did you mean 'standard'.*available: linf, stan"),
+        ("digits", "standart", "unknown recipe for digits 'standart': did you mean 'standard'.*available: l2, linf, stan"),
     ],
 )
 def test_an_unknown_recipe_is_answered_with_the_near_ones(dataset: str, name: str, message: str) -> None:
@@ -60,10 +60,36 @@ def test_an_unknown_recipe_is_answered_with_the_near_ones(dataset: str, name: st
         recipe_for(dataset, name)
 
 
-@pytest.mark.parametrize("norm", [Norm.L2, Norm.L1])
-def test_adversarial_training_in_another_norm_is_refused(norm: Norm) -> None:
-    with pytest.raises(InvalidInputError, match=f"adversarial training knows Linf only, not {norm.value} 1/2"):
-        AdversarialTraining(ThreatModel.parse(f"{norm.value} 1/2"), steps=1, relative_step_size=1.0)
+def test_adversarial_training_in_another_norm_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="adversarial training knows Linf and L2, not L1 1/2: choose one"):
+        AdversarialTraining(ThreatModel.parse("L1 1/2"), steps=1, relative_step_size=1.0)
+
+
+@pytest.mark.parametrize(("operations", "magnitude"), [(0, 8), (1, 31), (1, -1)])
+def test_an_impossible_rand_augment_is_refused(operations: int, magnitude: int) -> None:
+    with pytest.raises(InvalidInputError, match=f"{operations} operations at magnitude {magnitude} is not possible"):
+        RandAugment(operations, magnitude)
+
+
+@pytest.mark.parametrize("dataset", RECIPES)
+def test_every_dataset_has_the_three_recipes_in_its_norm(dataset: str) -> None:
+    norms = {"linf": Norm.LINF, "l2": Norm.L2}
+    assert list(RECIPES[dataset]) == ["standard", "linf", "l2"]
+    assert RECIPES[dataset]["standard"].adversarial is None
+    for name, norm in norms.items():
+        adversarial = RECIPES[dataset][name].adversarial
+        assert adversarial is not None
+        assert adversarial.threat_model.norm is norm
+
+
+@pytest.mark.parametrize(
+    ("dataset", "threat_model"),
+    [("digits", "Linf 1/10"), ("mnist", "Linf 3/10"), ("fashion_mnist", "Linf 1/10"), ("cifar10_jpeg75", "Linf 8/255")],
+)
+def test_linf_recipes_train_at_the_usual_radius(dataset: str, threat_model: str) -> None:
+    adversarial = RECIPES[dataset]["linf"].adversarial
+    assert adversarial is not None
+    assert adversarial.threat_model == ThreatModel.parse(threat_model)
 
 
 def test_recipes_cannot_be_changed(tiny: Recipe) -> None:
