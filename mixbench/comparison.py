@@ -10,8 +10,9 @@ import pandas as pd
 from jaxtyping import Bool
 
 from mixbench.errors import RecordError
+from mixbench.paired_difference import exact_difference_interval
 from mixbench.records import EvaluationRecord
-from mixbench.statistics import Interval, exact_difference_interval, mcnemar_p
+from mixbench.statistics import Interval, mcnemar_p
 from mixbench.store import StoredEvaluation
 
 Outcome = Literal["clean", "robust"]
