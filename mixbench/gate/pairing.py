@@ -3,21 +3,22 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+from mixbench.comparison import Evaluated, check_comparable
 from mixbench.errors import RecordError
 from mixbench.gate.verdict import Pair
-from mixbench.records import AttackIdentity, DatasetIdentity, ThreatModelField
+from mixbench.records import ModelIdentity
 from mixbench.store import RECORD_NAME, Store, StoredEvaluation, load_evaluation
 
 Key = tuple[str, ...]
 
 
-def key_of(model_name: str, dataset: DatasetIdentity, attack: AttackIdentity, threat_model: ThreatModelField) -> Key:
-    """Return what a candidate and its baseline have in common: names of model, data, attack, and the threat model.
+class EvaluatedModel(Evaluated, Protocol):
+    """An evaluation, made or planned, and whose it is."""
 
-    What else their protocols say is compared once they are paired, so that a difference is named.
-    """
-    return model_name, f"{dataset.name} ({dataset.split}, {dataset.subset})", attack.name, str(threat_model.value)
+    @property
+    def model(self) -> ModelIdentity: ...  # noqa: D102 - as in a record
 
 
 def read_evaluations(paths: Sequence[Path]) -> tuple[StoredEvaluation, ...]:
@@ -64,19 +65,52 @@ def pair_up(
     return tuple(Pair(evaluation, after[key], margin) for key, evaluation in before.items())
 
 
+def baseline_of(planned: EvaluatedModel, baselines: Sequence[StoredEvaluation]) -> StoredEvaluation:
+    """Return the baseline that an evaluation which is planned, or made, will be held against.
+
+    Raises RecordError if there is none, more than one, or only one of another protocol.
+    """
+    key = _key(planned, any_model=False)
+    same = [item for item in baselines if _key(item.record, any_model=False) == key]
+    if not same:
+        raise RecordError(
+            f"there is no baseline of {_told(key)}, which is no pass: write one with --update-baseline, and commit it"
+        )
+    # A store may keep the records of several protocols.
+    fitting = [item for item in same if item.record.protocol.hash == planned.protocol.hash] or same
+    if len(fitting) > 1:
+        folders = " and ".join(str(item.folder) for item in fitting)
+        raise RecordError(f"{folders} are both baselines of {_told(key)}: delete the one that is not meant")
+    check_comparable(fitting[0].record, planned)
+    return fitting[0]
+
+
+def is_superseded(baseline: EvaluatedModel, by: EvaluatedModel) -> bool:
+    """Return whether `by` takes the place of `baseline`: same model, data, attack and threat model, another record."""
+    return baseline.id != by.id and _key(baseline, any_model=False) == _key(by, any_model=False)
+
+
 def _by_key(evaluations: Sequence[StoredEvaluation], *, any_model: bool) -> dict[Key, StoredEvaluation]:
-    keys = [_key(evaluation, any_model=any_model) for evaluation in evaluations]
-    ((most, count),) = Counter(keys).most_common(1) or [((), 0)]
-    if count > 1:
-        same = [str(item.folder) for item, key in zip(evaluations, keys, strict=True) if key == most]
-        raise RecordError(f"{' and '.join(same)} are both of {_told(most)}: name the one that is meant")
+    keys = [_key(evaluation.record, any_model=any_model) for evaluation in evaluations]
+    for key, count in Counter(keys).items():
+        if count > 1:
+            same = [str(item.folder) for item, other in zip(evaluations, keys, strict=True) if other == key]
+            raise RecordError(f"{' and '.join(same)} are both of {_told(key)}: name the one that is meant")
     return dict(zip(keys, evaluations, strict=True))
 
 
-def _key(evaluation: StoredEvaluation, *, any_model: bool) -> Key:
-    record = evaluation.record
-    key = key_of(record.model.name, record.dataset, record.attack, record.threat_model)
-    return key[1:] if any_model else key
+def _key(evaluation: EvaluatedModel, *, any_model: bool) -> Key:
+    """Return what a candidate and its baseline have in common: names of model, data, attack, and the threat model.
+
+    What else their protocols say is compared once they are paired, so that a difference is named.
+    """
+    dataset = evaluation.dataset
+    key = (
+        f"{dataset.name} ({dataset.split}, {dataset.subset})",
+        evaluation.attack.name,
+        str(evaluation.threat_model.value),
+    )
+    return key if any_model else (evaluation.model.name, *key)
 
 
 def _told(key: Key) -> str:
