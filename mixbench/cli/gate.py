@@ -14,7 +14,7 @@ from mixbench.cli.options import AsJson, CacheDir, DataDir, Device
 from mixbench.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from mixbench.gate import GateVerdict, Verdict
+    from mixbench.gate import GateVerdict, Pair, Verdict
 
 _REGRESSION = 1
 _INCONCLUSIVE = 4
@@ -49,22 +49,13 @@ def gate_records(
     as_json: AsJson = False,
 ) -> None:
     """Fail if clean or robust accuracy fell by more than a margin, paired on the same examples."""
-    from mixbench.gate import gate_all, pair_up, read_evaluations
+    from mixbench.gate import gate_all
 
     if config is None:
         if update_baseline:
             raise InvalidInputError("--update-baseline runs the evaluations of a file: name it with --config")
-        if not baseline or not candidate:
-            raise InvalidInputError(
-                "there is nothing to gate: give --baseline and --candidate with records, or --config with a TOML file"
-            )
         level = 0.05 if alpha is None else alpha
-        pairs = pair_up(
-            read_evaluations(baseline),
-            read_evaluations(candidate),
-            margin=1.0 if margin is None else margin,
-            any_model=allow_other_model,
-        )
+        pairs = _pairs(baseline, candidate, margin=1.0 if margin is None else margin, any_model=allow_other_model)
     else:
         if baseline or candidate or margin is not None or alpha is not None or allow_other_model:
             raise InvalidInputError(
@@ -81,9 +72,21 @@ def gate_records(
         level = found.alpha
         pairs = candidates(found, runs=runs, device=device, data_dir=data_dir, cache_dir=cache_dir)
     verdicts = gate_all(pairs, alpha=level, allow_other_model=allow_other_model)
-    _write_reports(verdicts, junit, summary, alpha=level, allow_inconclusive=allow_inconclusive, annotated=annotations)
-    overall = _print_result(verdicts, alpha=level, as_json=as_json)
+    _write_reports(verdicts, junit, summary, allow_inconclusive=allow_inconclusive, annotated=annotations)
+    overall = _print_result(verdicts, as_json=as_json)
     raise typer.Exit(_exit_code(overall, allow_inconclusive=allow_inconclusive))
+
+
+def _pairs(
+    baselines: list[Path] | None, candidates: list[Path] | None, *, margin: float, any_model: bool
+) -> "tuple[Pair, ...]":
+    from mixbench.gate import pair_up, read_evaluations
+
+    if not baselines or not candidates:
+        raise InvalidInputError(
+            "there is nothing to gate: give --baseline and --candidate with records, or --config with a TOML file"
+        )
+    return pair_up(read_evaluations(baselines), read_evaluations(candidates), margin=margin, any_model=any_model)
 
 
 def _exit_code(overall: "Verdict", *, allow_inconclusive: bool) -> int:
@@ -98,7 +101,6 @@ def _write_reports(
     junit_file: Path | None,
     summary_file: Path | None,
     *,
-    alpha: float,
     allow_inconclusive: bool,
     annotated: bool | None,
 ) -> None:
@@ -106,8 +108,8 @@ def _write_reports(
     from mixbench.gate import annotations, junit, summary
 
     if junit_file is not None:
-        write_atomically(junit_file, junit(verdicts, alpha=alpha, allow_inconclusive=allow_inconclusive))
-    markdown = summary(verdicts, alpha=alpha)
+        write_atomically(junit_file, junit(verdicts, allow_inconclusive=allow_inconclusive))
+    markdown = summary(verdicts)
     if summary_file is not None:
         write_atomically(summary_file, markdown.encode())
     elif os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -116,24 +118,25 @@ def _write_reports(
             file.write(markdown)
     if annotated if annotated is not None else os.environ.get("GITHUB_ACTIONS") == "true":
         # GitHub reads them from both streams, and standard output may be JSON.
-        for line in annotations(verdicts, alpha=alpha, allow_inconclusive=allow_inconclusive):
+        for line in annotations(verdicts, allow_inconclusive=allow_inconclusive):
             typer.echo(line, err=True)
 
 
-def _print_result(verdicts: "tuple[GateVerdict, ...]", *, alpha: float, as_json: bool) -> "Verdict":
+def _print_result(verdicts: "tuple[GateVerdict, ...]", *, as_json: bool) -> "Verdict":
     """Print the verdicts and return the worst."""
     from mixbench.gate import Verdict, explanation, rows, to_json, worst
 
     overall = worst(verdict.verdict for verdict in verdicts)
     if as_json:
-        sys.stdout.write(to_json(verdicts, alpha=alpha))
+        sys.stdout.write(to_json(verdicts))
         return overall
     from rich.table import Table
 
     from mixbench.cli.tables import console
 
+    confidence = 1 - 2 * verdicts[0].checks[0].alpha
     table = Table(
-        caption=f"Accuracies in percent; falls in points, paired, with exact {1 - 2 * alpha:.0%} intervals.",
+        caption=f"Accuracies in percent; falls in points, paired, with exact {confidence:.0%} intervals.",
         caption_justify="left",
     )
     for name in ("model", "data", "attack", "accuracy", "baseline", "candidate", "fall", "margin", "verdict"):
@@ -145,7 +148,7 @@ def _print_result(verdicts: "tuple[GateVerdict, ...]", *, alpha: float, as_json:
     for verdict, check in checks:
         if check.verdict is not Verdict.PASS:
             what = f"{check.comparison.outcome} accuracy of {verdict.candidate.model.name}"
-            typer.echo(f"{check.verdict}: {what} {explanation(check, alpha=alpha)}")
+            typer.echo(f"{check.verdict}: {what} {explanation(check)}")
     counts = {kind: sum(check.verdict is kind for _, check in checks) for kind in Verdict}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     typer.echo(f"gate: {overall} ({told})")

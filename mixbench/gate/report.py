@@ -15,12 +15,12 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~@-])")
 
 
-def explanation(check: Check, *, alpha: float) -> str:
+def explanation(check: Check) -> str:
     """Return the reason of a verdict in a sentence or two, differences in points."""
     found, margin = check.comparison, f"the margin of {check.margin:g}"
     if check.reproduced:
         return f"the same weights gave the same verdict and margin on each of {found.n} examples"
-    fall = f"{_change(check)} points, {1 - 2 * alpha:.0%} interval of the fall {_interval(check)}"
+    fall = f"{_change(check)} points, {1 - 2 * check.alpha:.0%} interval of the fall {_interval(check)}"
     if check.verdict is Verdict.PASS:
         return f"{fall}: a fall, if any, is less than {margin}"
     if check.verdict is Verdict.FAIL:
@@ -50,12 +50,12 @@ def _strength(check: Check) -> str:
     return f"{told}; about {check.examples_needed} would pass an equally good candidate"
 
 
-def to_json(verdicts: Sequence[GateVerdict], *, alpha: float) -> str:
+def to_json(verdicts: Sequence[GateVerdict]) -> str:
     """Return the verdicts as indented JSON with a final newline; accuracies in [0, 1], falls and margins in points."""
     content = {
         "format": _FORMAT,
         "verdict": worst(verdict.verdict for verdict in verdicts),
-        "alpha": alpha,
+        "alpha": verdicts[0].checks[0].alpha,
         "power": POWER,
         "candidates": [
             {
@@ -65,7 +65,7 @@ def to_json(verdicts: Sequence[GateVerdict], *, alpha: float) -> str:
                 "attack": verdict.candidate.attack.model_dump(mode="json"),
                 "threat_model": verdict.candidate.threat_model.model_dump(mode="json"),
                 "verdict": verdict.verdict,
-                "checks": [_check(check, alpha=alpha) for check in verdict.checks],
+                "checks": [_check(check) for check in verdict.checks],
             }
             for verdict in verdicts
         ],
@@ -83,13 +83,13 @@ def _side(record: EvaluationRecord) -> dict[str, object]:
     }
 
 
-def _check(check: Check, *, alpha: float) -> dict[str, object]:
+def _check(check: Check) -> dict[str, object]:
     found = check.comparison
     return {
         "accuracy": found.outcome,
         "verdict": check.verdict,
         "reproduced": check.reproduced,
-        "explanation": explanation(check, alpha=alpha),
+        "explanation": explanation(check),
         "n": found.n,
         "both": found.both,
         "only_baseline": found.only_first,
@@ -106,7 +106,7 @@ def _check(check: Check, *, alpha: float) -> dict[str, object]:
     }
 
 
-def junit(verdicts: Sequence[GateVerdict], *, alpha: float, allow_inconclusive: bool) -> bytes:
+def junit(verdicts: Sequence[GateVerdict], *, allow_inconclusive: bool) -> bytes:
     """Return JUnit XML: a suite a candidate, a case an accuracy.
 
     A regression is a failure; so is an inconclusive check, or it is skipped where that is allowed.
@@ -115,7 +115,7 @@ def junit(verdicts: Sequence[GateVerdict], *, alpha: float, allow_inconclusive: 
     for verdict in verdicts:
         suite = ET.SubElement(root, "testsuite", name=_xml(_title(verdict)))
         for check in verdict.checks:
-            _case(suite, verdict, check, alpha=alpha, allow_inconclusive=allow_inconclusive)
+            _case(suite, verdict, check, allow_inconclusive=allow_inconclusive)
     for element in (*root, root):
         cases = list(element.iter("testcase"))
         counts = {kind: sum(case.find(tag) is not None for case in cases) for kind, tag in _COUNTED.items()}
@@ -129,7 +129,7 @@ def junit(verdicts: Sequence[GateVerdict], *, alpha: float, allow_inconclusive: 
 _COUNTED = {"failures": "failure", "errors": "error", "skipped": "skipped"}
 
 
-def _case(suite: ET.Element, verdict: GateVerdict, check: Check, *, alpha: float, allow_inconclusive: bool) -> None:
+def _case(suite: ET.Element, verdict: GateVerdict, check: Check, *, allow_inconclusive: bool) -> None:
     # Readers sum up the times of the cases; both accuracies come from one evaluation.
     seconds = verdict.candidate.cost.seconds / len(verdict.checks)
     case = ET.SubElement(
@@ -139,7 +139,7 @@ def _case(suite: ET.Element, verdict: GateVerdict, check: Check, *, alpha: float
         name=f"{check.comparison.outcome} accuracy",
         time=f"{seconds:.3f}",
     )
-    message = _xml(explanation(check, alpha=alpha))
+    message = _xml(explanation(check))
     if check.verdict is Verdict.INCONCLUSIVE and allow_inconclusive:
         ET.SubElement(case, "skipped", message=message)
     elif check.verdict is not Verdict.PASS:
@@ -150,7 +150,7 @@ def _case(suite: ET.Element, verdict: GateVerdict, check: Check, *, alpha: float
         )
 
 
-def annotations(verdicts: Sequence[GateVerdict], *, alpha: float, allow_inconclusive: bool) -> list[str]:
+def annotations(verdicts: Sequence[GateVerdict], *, allow_inconclusive: bool) -> list[str]:
     """Return GitHub's workflow commands, a line for each check that did not pass."""
     lines: list[str] = []
     for verdict in verdicts:
@@ -159,7 +159,7 @@ def annotations(verdicts: Sequence[GateVerdict], *, alpha: float, allow_inconclu
                 mild = check.verdict is Verdict.INCONCLUSIVE and allow_inconclusive
                 title = f"{check.verdict}: {check.comparison.outcome} accuracy of {_title(verdict)}"
                 level = "warning" if mild else "error"
-                lines.append(f"::{level} title={_property(title)}::{_data(explanation(check, alpha=alpha))}")
+                lines.append(f"::{level} title={_property(title)}::{_data(explanation(check))}")
     return lines
 
 
@@ -172,15 +172,15 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def summary(verdicts: Sequence[GateVerdict], *, alpha: float) -> str:
+def summary(verdicts: Sequence[GateVerdict]) -> str:
     """Return the verdicts in markdown, for a job summary: what did not pass first, then everything."""
-    overall = worst(verdict.verdict for verdict in verdicts)
+    overall, alpha = worst(verdict.verdict for verdict in verdicts), verdicts[0].checks[0].alpha
     lines = [f"## mixbench gate: {overall}", ""]
     for verdict in verdicts:
         for check in verdict.checks:
             if check.verdict is not Verdict.PASS:
                 what = f"{check.comparison.outcome} accuracy of {_title(verdict)}"
-                lines.append(f"- **{check.verdict}**: {_markdown(f'{what}: {explanation(check, alpha=alpha)}')}")
+                lines.append(f"- **{check.verdict}**: {_markdown(f'{what}: {explanation(check)}')}")
     lines += [
         "",
         f"| model | data | attack | accuracy | baseline | candidate | fall [{1 - 2 * alpha:.0%}] | margin | |",

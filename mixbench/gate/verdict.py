@@ -17,6 +17,7 @@ to infer: the baseline is reproduced, which passes at any number of examples and
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -49,25 +50,66 @@ class Check:
     Attributes:
         comparison: The baseline as first, the candidate as second model.
         margin: The fall that is tolerated, in points.
+        alpha: The level of the call, which `among` checks share.
         reproduced: Whether the same weights gave the same verdicts and margins.
-        fall: Exact interval of the fall at confidence 1 - 2 alpha, in points; its ends are one-sided bounds at alpha.
         regression_p: Of the fall being at most the margin, adjusted for all checks of the call.
         equality_p: Of the fall being at least the margin.
-        detectable_fall: The fall, in points, that these examples make the gate fail for with a power of 80%, if the
-            candidate alone is right as often as seen here; None if no fall is big enough.
-        examples_needed: About how many examples pass a candidate that is as good as the baseline, with a power of 80%
-            and as many discordant ones as seen here; None without a margin.
     """
 
     comparison: PairedComparison
     margin: float
-    verdict: Verdict
+    alpha: float
+    among: int
     reproduced: bool
-    fall: Interval
     regression_p: float
     equality_p: float
-    detectable_fall: float | None
-    examples_needed: int | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Pass, fail or inconclusive."""
+        if self.reproduced or self.equality_p <= self.alpha:
+            return Verdict.PASS
+        return Verdict.FAIL if self.regression_p <= self.alpha else Verdict.INCONCLUSIVE
+
+    @cached_property
+    def fall(self) -> Interval:
+        """The exact interval of the fall at confidence 1 - 2 alpha, in points: each end is a bound at 1 - alpha."""
+        found = self.comparison
+        interval = exact_difference_interval(
+            found.only_first, found.only_second, found.n, confidence=1 - 2 * self.alpha
+        )
+        return Interval(100 * interval.low, 100 * interval.high)
+
+    @cached_property
+    def detectable_fall(self) -> float | None:
+        """The fall, in points, for which the gate fails with a power of 80% on these examples; None if there is none.
+
+        It supposes that the candidate alone is right as often as seen here, and that no other check fails.
+        """
+        found = self.comparison
+        detectable = detectable_difference(
+            found.n,
+            only_second_rate=found.only_second / found.n,
+            difference=self.margin / 100,
+            # Holm's rule asks this of the smallest p-value.
+            alpha=self.alpha / self.among,
+            power=POWER,
+        )
+        return None if detectable is None else 100 * detectable
+
+    @cached_property
+    def examples_needed(self) -> int | None:
+        """About how many examples pass an equally good candidate with a power of 80%; None without a margin.
+
+        It supposes as many discordant ones as seen here.
+        """
+        found = self.comparison
+        return examples_needed(
+            discordant_rate=(found.only_first + found.only_second) / found.n,
+            margin=self.margin / 100,
+            alpha=self.alpha,
+            power=POWER,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,46 +139,6 @@ class Pair:
             raise InvalidInputError(f"margin {self.margin} is not from 0 up to 100 points of accuracy: 1.0 is usual")
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """A comparison before the checks of the call are adjusted for each other."""
-
-    comparison: PairedComparison
-    margin: float
-    reproduced: bool
-
-    @property
-    def regression_p(self) -> float:
-        found = self.comparison
-        return exceeds_p(found.only_first, found.only_second, found.n, difference=self.margin / 100)
-
-    def check(self, regression_p: float, *, alpha: float, checks: int) -> Check:
-        """Return the verdict, given the adjusted p-value of a regression among `checks`."""
-        found, margin = self.comparison, self.margin / 100
-        equality_p = exceeds_p(found.only_second, found.only_first, found.n, difference=-margin)
-        interval = exact_difference_interval(found.only_first, found.only_second, found.n, confidence=1 - 2 * alpha)
-        detectable = detectable_difference(
-            found.n,
-            only_second_rate=found.only_second / found.n,
-            difference=margin,
-            # Holm's rule asks this of the smallest p-value.
-            alpha=alpha / checks,
-            power=POWER,
-        )
-        discordant_rate = (found.only_first + found.only_second) / found.n
-        return Check(
-            comparison=found,
-            margin=self.margin,
-            verdict=_verdict(regression_p, equality_p, alpha=alpha, reproduced=self.reproduced),
-            reproduced=self.reproduced,
-            fall=Interval(100 * interval.low, 100 * interval.high),
-            regression_p=regression_p,
-            equality_p=equality_p,
-            detectable_fall=None if detectable is None else 100 * detectable,
-            examples_needed=examples_needed(discordant_rate=discordant_rate, margin=margin, alpha=alpha, power=POWER),
-        )
-
-
 def gate(
     baseline: StoredEvaluation,
     candidate: StoredEvaluation,
@@ -162,18 +164,25 @@ def gate_all(pairs: Sequence[Pair], *, alpha: float, allow_other_model: bool = F
     if not allow_other_model:
         for pair in pairs:
             _check_model(pair.baseline.record, pair.candidate.record)
-    evidence = [_evidence(pair, outcome) for pair in pairs for outcome in _OUTCOMES]
-    adjusted = holm([item.regression_p for item in evidence])
+    compared = [
+        (pair, compare(pair.baseline, pair.candidate, outcome=outcome)) for pair in pairs for outcome in _OUTCOMES
+    ]
+    adjusted = holm([_regression_p(found, margin=pair.margin) for pair, found in compared])
     checks = [
-        item.check(float(p), alpha=alpha, checks=len(evidence)) for item, p in zip(evidence, adjusted, strict=True)
+        Check(
+            comparison=found,
+            margin=pair.margin,
+            alpha=alpha,
+            among=len(compared),
+            reproduced=_reproduced(pair, found),
+            regression_p=float(p),
+            equality_p=exceeds_p(found.only_second, found.only_first, found.n, difference=-pair.margin / 100),
+        )
+        for (pair, found), p in zip(compared, adjusted, strict=True)
     ]
     return tuple(
-        GateVerdict(
-            pair.baseline.record,
-            pair.candidate.record,
-            tuple(checks[len(_OUTCOMES) * index : len(_OUTCOMES) * (index + 1)]),
-        )
-        for index, pair in enumerate(pairs)
+        GateVerdict(pair.baseline.record, pair.candidate.record, (clean, robust))
+        for pair, clean, robust in zip(pairs, checks[::2], checks[1::2], strict=True)
     )
 
 
@@ -182,10 +191,8 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=list(Verdict).index)
 
 
-def _verdict(regression_p: float, equality_p: float, *, alpha: float, reproduced: bool) -> Verdict:
-    if reproduced or equality_p <= alpha:
-        return Verdict.PASS
-    return Verdict.FAIL if regression_p <= alpha else Verdict.INCONCLUSIVE
+def _regression_p(found: PairedComparison, *, margin: float) -> float:
+    return exceeds_p(found.only_first, found.only_second, found.n, difference=margin / 100)
 
 
 def _check_model(baseline: EvaluationRecord, candidate: EvaluationRecord) -> None:
@@ -194,11 +201,6 @@ def _check_model(baseline: EvaluationRecord, candidate: EvaluationRecord) -> Non
             f"the candidate {candidate.id} is of {candidate.model.name}, its baseline {baseline.id} of"
             f" {baseline.model.name}: gate the same model, or pass --allow-other-model"
         )
-
-
-def _evidence(pair: Pair, outcome: Outcome) -> _Evidence:
-    comparison = compare(pair.baseline, pair.candidate, outcome=outcome)
-    return _Evidence(comparison, pair.margin, _reproduced(pair, comparison))
 
 
 def _reproduced(pair: Pair, comparison: PairedComparison) -> bool:
