@@ -166,9 +166,7 @@ class _Test:
 
     def _probabilities(self, score: float, second_rates: Rates, first_rates: Rates) -> Rates:
         """Return the probability of a score of at least `score` for each pair of rates."""
-        likely = stats.binom(self.total, second_rates[[0, -1]])
-        low, high = max(0, likely.ppf(_CUT)[0] - 1), min(self.total, likely.isf(_CUT)[1] + 1)
-        seconds = np.arange(low, high + 1).astype(np.int64)
+        seconds = self._likely_seconds(second_rates)
         rests, least = self.total - seconds, self._least_firsts(seconds, score - _TIE)
         log_choose = special.gammaln(self.total + 1) - special.gammaln(seconds + 1) - special.gammaln(rests + 1)
         rates = second_rates[:, None]
@@ -178,6 +176,13 @@ class _Test:
         tails = special.betainc(np.maximum(least, 1), np.maximum(rests - least + 1, 1), given)
         tails = np.where(least <= 0, 1.0, np.where(least > rests, 0.0, tails))
         return (weights * tails).sum(axis=1)
+
+    def _likely_seconds(self, rates: Rates) -> Outcomes:
+        """Return the counts of only_second beyond which, by Bernstein's inequality, less than _CUT of any rate lies."""
+        means = self.total * rates[[0, -1]]
+        size = -math.log(_CUT)
+        reach = size / 3 + np.sqrt(size**2 / 9 + 2 * size * means)
+        return np.arange(max(0, int(means[0] - reach[0])), min(self.total, math.ceil(means[1] + reach[1])) + 1)
 
     def _least_firsts(self, only_second: Outcomes, score: float) -> Outcomes:
         """Return the least only_first beside each only_second whose score is at least `score`."""

@@ -101,7 +101,7 @@ def test_without_a_discordant_example_the_p_value_is_at_least_that_of_seeing_non
     assert seeing_none <= exceeds_p(0, 0, n, difference=-margin) <= seeing_none + 0.005
 
 
-@pytest.mark.parametrize("n", [1, 5, 10])
+@pytest.mark.parametrize("n", [1, 4, 9])
 def test_the_interval_covers_at_every_rate(n: int) -> None:
     intervals = [exact_difference_interval(first, second, n, confidence=0.9) for first, second in outcomes(n)]
     low, high = (np.array([getattr(interval, side) for interval in intervals]) for side in ("low", "high"))

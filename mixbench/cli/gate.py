@@ -1,6 +1,6 @@
 """`mixbench gate`: hold candidates against their baselines, as a check in CI.
 
-Exit codes: 0 passed, 1 a regression, 2 the user's error, which a missing baseline is too, 4 inconclusive.
+Exit codes: 0 passed, 1 a regression, 2 the user's error, such as a missing baseline, 4 inconclusive.
 """
 
 import os

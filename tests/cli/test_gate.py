@@ -67,9 +67,6 @@ def test_the_exit_code_says_the_verdict(
     shown = gate(fates, *options)
     assert (shown.code, shown.err) == (code, "")
     assert shown.out.splitlines()[-1].startswith(f"gate: {verdict} (")
-    printed = gate(fates, *options, "--json")
-    assert (printed.code, printed.err) == (code, "")
-    assert json.loads(printed.out)["verdict"] == verdict
 
 
 def test_the_table_has_a_row_for_each_accuracy_and_a_reason_for_what_did_not_pass(

@@ -51,7 +51,7 @@ def rates(*, n: int, fall: float, gained: float, margin: float, seed: int = 0) -
         pytest.param(60, 5.0, 0.0, id="nothing gained"),
         pytest.param(30, 5.0, 0.4, id="nearly all discordant"),
         pytest.param(360, 1.0, 0.002, id="small margin"),
-        pytest.param(400, 2.0, 0.01, id="400 examples"),
+        pytest.param(300, 2.0, 0.005, id="300 examples"),
         pytest.param(200, 0.0, 0.015, id="no margin"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_candidate_that_is_as_good_passes_as_often_as_the_examples_needed_prom
     )
 
 
-@pytest.mark.parametrize(("n", "gained", "margin"), [(200, 0, 1.0), (150, 1, 3.0), (400, 2, 1.0)])
+@pytest.mark.parametrize(("n", "gained", "margin"), [(200, 0, 1.0), (150, 1, 3.0)])
 def test_a_fall_as_big_as_the_detectable_one_fails_as_often_as_promised(n: int, gained: int, margin: float) -> None:
     check = gate(*pair(gained, gained, n), margin=margin, alpha=0.05).checks[1]
     assert check.detectable_fall is not None
