@@ -148,7 +148,8 @@ def _print_result(verdicts: "tuple[GateVerdict, ...]", *, as_json: bool) -> "Ver
     for verdict, check in checks:
         if check.verdict is not Verdict.PASS:
             what = f"{check.comparison.outcome} accuracy of {verdict.candidate.model.name}"
-            typer.echo(f"{check.verdict}: {what} {explanation(check)}")
+            # On one line, whatever the name: in GitHub Actions a line may be a command.
+            typer.echo(" ".join(f"{check.verdict}: {what} {explanation(check)}".split()))
     counts = {kind: sum(check.verdict is kind for _, check in checks) for kind in Verdict}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     typer.echo(f"gate: {overall} ({told})")

@@ -114,4 +114,5 @@ def _key(evaluation: EvaluatedModel, *, any_model: bool) -> Key:
 
 
 def _told(key: Key) -> str:
-    return ", ".join(key)
+    # A name in a record may hold anything, and a message is one line.
+    return " ".join(", ".join(key).split())

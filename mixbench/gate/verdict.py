@@ -198,8 +198,8 @@ def _regression_p(found: PairedComparison, *, margin: float) -> float:
 def _check_model(baseline: EvaluationRecord, candidate: EvaluationRecord) -> None:
     if baseline.model.name != candidate.model.name:
         raise RecordError(
-            f"the candidate {candidate.id} is of {candidate.model.name}, its baseline {baseline.id} of"
-            f" {baseline.model.name}: gate the same model, or pass --allow-other-model"
+            f"the candidate {candidate.id} is of {candidate.model.name!r}, its baseline {baseline.id} of"
+            f" {baseline.model.name!r}: gate the same model, or pass --allow-other-model"
         )
 
 

@@ -89,6 +89,20 @@ def test_an_inconclusive_gate_says_what_the_examples_can_tell(here: Path, baseli
     assert re.search(r"400 examples detect a fall of [2-5]\.\d points .*; about \d+ would pass an equally good", robust)
 
 
+def test_a_hostile_name_stays_on_its_line(here: Path, mixbench: Run) -> None:
+    """A line that begins with two colons is a command to GitHub's runner."""
+    model = {"name": "evil\n::stop-commands::x\r::error::y"}
+    before = evaluation_of(here / "a", _GOOD, model=model).folder
+    after = evaluation_of(here / "b", _UNCLEAR, sha256="b" * 64, model=model).folder
+    shown = mixbench("gate", "--baseline", before, "--candidate", after, "--annotations")
+    assert shown.code == 4
+    lines = [line for line in (shown.out + shown.err).splitlines() if line.lstrip().startswith("::")]
+    assert len(lines) == 1
+    assert lines[0].startswith("::error title=inconclusive%3A robust accuracy of evil%0A%3A%3Astop-commands")
+    lonely = evaluation_of(here / "c", _GOOD, model={"name": "evil\n::error::z"}).folder
+    assert mixbench("gate", "--baseline", lonely, "--candidate", after).refuses("has no candidate")
+
+
 def test_stores_are_gated_record_by_record(here: Path, baseline: Path, mixbench: Run) -> None:
     other = {"name": "resnet_frozen.digits"}
     evaluation_of(baseline.parent, _GOOD, model=other)

@@ -165,7 +165,7 @@ def test_another_model_is_refused_unless_it_is_allowed() -> None:
         update={"model": before.record.model.model_copy(update={"name": "convmixer_trained.digits"})}
     )
     after = StoredEvaluation(record, before.table, before.folder)
-    with pytest.raises(RecordError, match=r"is of convmixer_trained\.digits, its baseline .* of convmixer_f"):
+    with pytest.raises(RecordError, match=r"is of 'convmixer_trained\.digits', its baseline .* of 'convmixer_f"):
         gate(before, after, margin=1.0, alpha=0.05)
     assert gate(before, after, margin=1.0, alpha=0.05, allow_other_model=True).verdict is Verdict.PASS
 
