@@ -15,6 +15,7 @@ from mixbench.cli.attacks import list_attacks
 from mixbench.cli.bench import bench
 from mixbench.cli.datasets import list_datasets
 from mixbench.cli.eval import evaluate_model
+from mixbench.cli.leaderboard import leaderboard
 from mixbench.cli.models import list_models
 from mixbench.cli.schema import print_schema
 from mixbench.cli.show import show_record
@@ -59,6 +60,7 @@ app.command("attacks")(list_attacks)
 app.command("datasets")(list_datasets)
 app.command("show")(show_record)
 app.command("schema")(print_schema)
+app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(bench, name="bench")
 
 
