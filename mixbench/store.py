@@ -60,6 +60,20 @@ def decode_examples(content: bytes, *, source: str) -> pd.DataFrame:
     return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
 
+@dataclass(frozen=True, eq=False)
+class StoredEvaluation:
+    """A record with its per-example table, which agree with each other.
+
+    Attributes:
+        table: A row an example, with the columns of `mixbench.records.EXAMPLES_COLUMNS`.
+        folder: Where both were read.
+    """
+
+    record: EvaluationRecord
+    table: pd.DataFrame
+    folder: Path
+
+
 @dataclass(frozen=True)
 class Store:
     """The records under `folder`; adding is atomic, and nothing is edited in place."""
@@ -93,7 +107,11 @@ class Store:
 
     def records(self) -> tuple[EvaluationRecord, ...]:
         """Return every record, in order of id; raises RecordError for the first that cannot be trusted."""
-        return tuple(load_record(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
+        return tuple(evaluation.record for evaluation in self.evaluations())
+
+    def evaluations(self) -> tuple[StoredEvaluation, ...]:
+        """Return every record with its table, in order of id; raises RecordError for the first not to be trusted."""
+        return tuple(load_evaluation(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
 
 
 def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: str | None) -> None:
@@ -112,6 +130,11 @@ def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: st
 
 def load_record(path: Path) -> EvaluationRecord:
     """Return the record in `path`, a folder or a record.json; raises RecordError if it or its examples were changed."""
+    return load_evaluation(path).record
+
+
+def load_evaluation(path: Path) -> StoredEvaluation:
+    """Return record and table in `path`, a folder or a record.json; raises RecordError if either was changed."""
     file = path / RECORD_NAME if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8")
@@ -124,8 +147,9 @@ def load_record(path: Path) -> EvaluationRecord:
     _check_hash(examples, record.examples_sha256, record_name=file.name)
     if record.adversarials_sha256 is not None:
         _check_hash(file.with_name(ADVERSARIALS_NAME), record.adversarials_sha256, record_name=file.name)
-    _check_agreement(record, read_examples(examples), source=str(examples))
-    return record
+    table = read_examples(examples)
+    _check_agreement(record, table, source=str(examples))
+    return StoredEvaluation(record, table, file.parent)
 
 
 def _check_hash(file: Path, expected: str, *, record_name: str) -> None:

@@ -13,6 +13,7 @@ import typer
 import mixbench
 from mixbench.cli.attacks import list_attacks
 from mixbench.cli.bench import bench
+from mixbench.cli.compare import compare_records
 from mixbench.cli.datasets import list_datasets
 from mixbench.cli.eval import evaluate_model
 from mixbench.cli.leaderboard import leaderboard
@@ -59,6 +60,7 @@ app.command("models")(list_models)
 app.command("attacks")(list_attacks)
 app.command("datasets")(list_datasets)
 app.command("show")(show_record)
+app.command("compare")(compare_records)
 app.command("schema")(print_schema)
 app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(bench, name="bench")
