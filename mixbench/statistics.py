@@ -44,6 +44,15 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return 1.0 if discordant == 0 else float(stats.binomtest(only_first, discordant).pvalue)
 
 
+def mcnemar_p_values(
+    only_first: Int64[np.ndarray, " pair"], only_second: Int64[np.ndarray, " pair"]
+) -> Float[np.ndarray, " pair"]:
+    """Return what `mcnemar_p` returns for each pair, of many pairs at once."""
+    # The binomial at one half is symmetric, so both of its tails are equal.
+    tail = special.bdtr(np.minimum(only_first, only_second), only_first + only_second, 0.5)
+    return np.minimum(2 * tail, 1.0)
+
+
 def exceeds_p(only_first: int, only_second: int, total: int, *, difference: float) -> float:
     """Return the exact one-sided p-value of accuracy(first) - accuracy(second) <= `difference`, in [0, 1].
 
