@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,8 @@ ADVERSARIALS_NAME = "adversarials.safetensors"
 _SCHEMA = pa.schema(
     [(name, getattr(pa, kind if kind != "bool" else "bool_")()) for name, kind in EXAMPLES_COLUMNS.items()]
 )
+ArrowTable = Any
+"""pyarrow ships no types; this one is a pyarrow.Table with the columns of `mixbench.records.EXAMPLES_COLUMNS`."""
 _OF_BROKEN = ("broken_by", "eps", "adversarial_prediction", "adversarial_margin", "norm")
 
 
@@ -41,7 +44,7 @@ def read_examples(path: Path) -> pd.DataFrame:
     return _as_frame(_read_table(path))
 
 
-def _read_table(path: Path) -> pa.Table:
+def _read_table(path: Path) -> ArrowTable:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -54,7 +57,7 @@ def decode_examples(content: bytes, *, source: str) -> pd.DataFrame:
     return _as_frame(_decode_table(content, source=source))
 
 
-def _decode_table(content: bytes, *, source: str) -> pa.Table:
+def _decode_table(content: bytes, *, source: str) -> ArrowTable:
     try:
         # Starting threads for tables this small takes longer than reading them.
         table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
@@ -69,7 +72,7 @@ def _decode_table(content: bytes, *, source: str) -> pa.Table:
     return table
 
 
-def _as_frame(table: pa.Table) -> pd.DataFrame:
+def _as_frame(table: ArrowTable) -> pd.DataFrame:
     # Nullable integers stay integers; pandas would make them floats.
     return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
@@ -187,7 +190,7 @@ def load_verdicts(path: Path) -> StoredVerdicts:
     return StoredVerdicts(record, _column(table, "index"), _column(table, "label"), fate, folder)
 
 
-def _load(path: Path) -> tuple[EvaluationRecord, pa.Table, Path]:
+def _load(path: Path) -> tuple[EvaluationRecord, ArrowTable, Path]:
     """Return the record in `path`, its checked table and the folder of both."""
     file = path / RECORD_NAME if path.is_dir() else path
     try:
@@ -216,19 +219,19 @@ def _check_hash(file: Path, expected: str, *, record_name: str) -> None:
         )
 
 
-def _check_agreement(record: EvaluationRecord, table: pa.Table, *, source: str) -> None:
+def _check_agreement(record: EvaluationRecord, table: ArrowTable, *, source: str) -> None:
     """Raise RecordError naming the first number of `record` or column of `table` that contradicts the others."""
     fault = _null_fault(table) or _count_fault(record, table) or _broken_fault(record, table)
     if fault is not None:
         raise RecordError(f"{source} disagrees with its record: {fault}; evaluate again with --overwrite")
 
 
-def _column(table: pa.Table, name: str) -> np.ndarray:
+def _column(table: ArrowTable, name: str) -> np.ndarray:
     """Return a column without nulls."""
     return table[name].to_numpy()
 
 
-def _null_fault(table: pa.Table) -> str | None:
+def _null_fault(table: ArrowTable) -> str | None:
     """Return what is null and should not be, or the other way round."""
     always = [name for name in EXAMPLES_COLUMNS if name not in _OF_BROKEN]
     for name in always:
@@ -242,7 +245,7 @@ def _null_fault(table: pa.Table) -> str | None:
     return None
 
 
-def _count_fault(record: EvaluationRecord, table: pa.Table) -> str | None:
+def _count_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
     """Return the first count of `record` that is not the count of `table`."""
     clean = _column(table, "label") == _column(table, "clean_prediction")
     stages = {str(pair["values"]): pair["counts"] for pair in table["broken_by"].value_counts().to_pylist()}
@@ -257,7 +260,7 @@ def _count_fault(record: EvaluationRecord, table: pa.Table) -> str | None:
     return next((f"{name} is {told}, the table has {found}" for name, told, found in counts if told != found), None)
 
 
-def _broken_fault(record: EvaluationRecord, table: pa.Table) -> str | None:
+def _broken_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
     """Return what the rows of broken examples claim that cannot be."""
     norm, grid = record.threat_model.norm, record.protocol.eps_grid
     allowed = {str(eps): float(eps) + ThreatModel(norm, eps).tolerance() for eps in grid}

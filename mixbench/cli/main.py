@@ -18,6 +18,7 @@ from mixbench.cli.datasets import list_datasets
 from mixbench.cli.eval import evaluate_model
 from mixbench.cli.leaderboard import leaderboard
 from mixbench.cli.models import list_models
+from mixbench.cli.plot import plot_records
 from mixbench.cli.schema import print_schema
 from mixbench.cli.show import show_record
 from mixbench.cli.train import train_model
@@ -61,6 +62,7 @@ app.command("attacks")(list_attacks)
 app.command("datasets")(list_datasets)
 app.command("show")(show_record)
 app.command("compare")(compare_records)
+app.command("plot")(plot_records)
 app.command("schema")(print_schema)
 app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(bench, name="bench")

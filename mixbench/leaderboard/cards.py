@@ -36,6 +36,19 @@ class _Stated(BaseModel):
     command: str
 
 
+class Submitted(BaseModel):
+    """What the authors of an accepted submission say of it; any text may stand here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    authors: tuple[str, ...]
+    licence: str
+    training_data: str
+    recipe: str
+    extra_data: str
+    reference: str
+
+
 @dataclass(frozen=True)
 class Card:
     """A checkpoint as it describes itself.
@@ -82,6 +95,14 @@ def read_card(folder: Path, *, shown_as: str) -> Card:
         raise RecordError(f"{path} has no valid card: {place}: {first['msg']}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} is not a checkpoint's config.json ({error!r})") from None
+
+
+def read_submitted(path: Path) -> Submitted:
+    """Return what the authors say in the card.json at `path`; raises RecordError."""
+    try:
+        return Submitted.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RecordError(f"{path} is not the card of a submission ({str(error).splitlines()[0]})") from None
 
 
 def card_folders(zoo: Path) -> tuple[Path, ...]:
