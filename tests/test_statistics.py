@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixbench.errors import InvalidInputError
-from mixbench.statistics import Interval, holm, mcnemar_p, paired_difference_interval, wilson_interval
+from mixbench.statistics import (
+    Interval,
+    holm,
+    mcnemar_p,
+    mcnemar_p_values,
+    paired_difference_interval,
+    wilson_interval,
+)
 
 Z_95 = 1.959963984540054
 p_value_lists = st.lists(st.floats(0, 1), max_size=20)
@@ -71,6 +78,12 @@ def test_wilson_refuses_counts_that_cannot_be(correct: int, total: int, message:
 )
 def test_mcnemar_is_the_binomial_sum_done_by_hand(only_first: int, only_second: int, p_value: Fraction) -> None:
     assert mcnemar_p(only_first, only_second) == pytest.approx(float(p_value), rel=1e-12)
+
+
+def test_mcnemar_of_many_pairs_is_that_of_each() -> None:
+    pairs = np.array([(a, b) for a in range(25) for b in range(25)] + [(0, 400), (180, 220), (1000, 1100)])
+    alone = [mcnemar_p(a, b) for a, b in pairs.tolist()]
+    assert mcnemar_p_values(pairs[:, 0], pairs[:, 1]) == pytest.approx(alone, rel=1e-9)
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
