@@ -13,18 +13,12 @@ from mixbench.attacks.gradient import FGSM
 from mixbench.threat_model import Norm, ThreatModel
 from tests.cli.conftest import Run, tree
 
-VERBS = ("eval", "train", "models", "attacks", "datasets", "show", "compare", "plot", "schema", "leaderboard", "bench")
+VERBS = (
+    *("eval", "train", "models", "attacks", "datasets", "show", "compare", "gate", "plot", "schema", "leaderboard"),
+    "bench",
+)
 HEAVY = (
-    "jinja2",
-    "matplotlib",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "rich",
-    "scipy",
-    "sklearn",
-    "timm",
-    "torch",
+    *("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "timm", "torch"),
     "torchvision",
 )
 
