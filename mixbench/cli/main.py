@@ -18,7 +18,9 @@ from mixbench.cli.compare import compare_records
 from mixbench.cli.datasets import list_datasets
 from mixbench.cli.eval import evaluate_model
 from mixbench.cli.gate import gate_records
+from mixbench.cli.leaderboard import leaderboard
 from mixbench.cli.models import list_models
+from mixbench.cli.plot import plot_records
 from mixbench.cli.schema import print_schema
 from mixbench.cli.show import show_record
 from mixbench.cli.train import train_model
@@ -63,7 +65,9 @@ app.command("datasets")(list_datasets)
 app.command("show")(show_record)
 app.command("compare")(compare_records)
 app.command("gate")(gate_records)
+app.command("plot")(plot_records)
 app.command("schema")(print_schema)
+app.add_typer(leaderboard, name="leaderboard")
 app.add_typer(bench, name="bench")
 
 
