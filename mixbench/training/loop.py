@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,8 +197,9 @@ class Fit:
         if state is not None:
             state.restore(self.model, self.optimizer, self.generator)
             self.epochs.extend(state.epochs)
-        for epoch in self.epochs if progress is not None else ():
-            progress(epoch)
+        if progress is not None:
+            for epoch in self.epochs:
+                progress(epoch)
         while len(self.epochs) < self.recipe.epochs:
             epoch = self._epoch(len(self.epochs) + 1)
             self.guard.check([*self.epochs, epoch], kept=self._kept())
