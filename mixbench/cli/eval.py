@@ -161,7 +161,7 @@ def _run(
     from mixbench.evaluation import evaluate, remove_workspace
 
     try:
-        with _progress_bar() as progress:
+        with progress_bar() as progress:
             evaluations = evaluate(
                 run_plan, workspace=workspace, device=device, micro_batch=micro_batch, progress=progress
             )
@@ -186,7 +186,7 @@ def _stored(evaluation: "Evaluation", runs: Path, *, save_adversarials: bool) ->
 
 
 @contextmanager
-def _progress_bar() -> "Generator[ProgressCallback | None]":
+def progress_bar() -> "Generator[ProgressCallback | None]":
     """Draw how far the run has come on standard error, if that is a terminal."""
     from rich.console import Console
     from rich.progress import (

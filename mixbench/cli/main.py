@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import mixbench
+from mixbench.cli.accept import accept_submission
 from mixbench.cli.attacks import list_attacks
 from mixbench.cli.bench import bench
 from mixbench.cli.datasets import list_datasets
@@ -18,7 +19,9 @@ from mixbench.cli.eval import evaluate_model
 from mixbench.cli.models import list_models
 from mixbench.cli.schema import print_schema
 from mixbench.cli.show import show_record
+from mixbench.cli.submit import submit_model
 from mixbench.cli.train import train_model
+from mixbench.cli.verify import verify_submission
 from mixbench.errors import MixbenchError
 
 _OUR_FAULT = 3
@@ -59,6 +62,9 @@ app.command("attacks")(list_attacks)
 app.command("datasets")(list_datasets)
 app.command("show")(show_record)
 app.command("schema")(print_schema)
+app.command("submit")(submit_model)
+app.command("verify")(verify_submission)
+app.command("accept")(accept_submission)
 app.add_typer(bench, name="bench")
 
 
