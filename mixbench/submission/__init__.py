@@ -13,6 +13,7 @@ and `model.safetensors` (a checkpoint as timm reads it), `environment.json`, and
 
 from mixbench.submission.acceptance import Accepted, accept
 from mixbench.submission.card import UNPUBLISHED, Environment, SubmissionCard
+from mixbench.submission.examination import CheckCallback
 from mixbench.submission.manifest import ListedFile, Manifest, bundle_hash
 from mixbench.submission.pack import (
     NetworkFiles,
@@ -26,7 +27,7 @@ from mixbench.submission.pack import (
 from mixbench.submission.protocol import DataFolders
 from mixbench.submission.reattack import SURVIVORS
 from mixbench.submission.report import CheckResult, Status, VerificationReport
-from mixbench.submission.verify import CheckCallback, Scope, verify
+from mixbench.submission.verify import Scope, verify
 
 __all__ = [
     "SURVIVORS",

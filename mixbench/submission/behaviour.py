@@ -1,18 +1,21 @@
 """How the network behaves: what an honest image classifier does and one built to fool an attack may not."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from mixbench.datasets import Examples
 from mixbench.errors import RecordError
 from mixbench.evaluation.metering import MeteredModel, fitting_micro_batch, memory_budget
 from mixbench.evaluation.model_checks import check_outputs
 from mixbench.evaluation.verification import judge
 from mixbench.models import LoadedModel
-from mixbench.datasets import Examples
 from mixbench.submission.evidence import Evidence
 
+_CPU = torch.device("cpu")
 _INSPECTED = 64
 _ALONE = 4
 _BATCH_TOLERANCE = 1e-4
@@ -42,9 +45,6 @@ class Subject:
     def metered(self, images: Tensor) -> MeteredModel:
         """Return the network as an attack on `images` may see it."""
         return MeteredModel(self.model, images=images, num_classes=self.num_classes, micro_batch=self.micro_batch)
-
-
-_CPU = torch.device("cpu")
 
 
 def check_eval_mode(subject: Subject) -> str:
@@ -130,15 +130,13 @@ def _margin(logits: Tensor, labels: Tensor) -> Tensor:
     return (true.squeeze(1) - logits.scatter(1, labels[:, None], -torch.inf).amax(1)).sum()
 
 
-def _zero_gradients(subject: Subject, images: Tensor, labels: Tensor, loss: object) -> int:
+def _zero_gradients(subject: Subject, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> int:
     leaf = images.clone().requires_grad_()
     with torch.enable_grad():
-        value: Tensor = loss(subject.metered(images)(leaf), labels)  # type: ignore[operator]
+        value = loss(subject.metered(images)(leaf), labels)
         if not value.requires_grad:
             return len(images)
-        (gradient,) = torch.autograd.grad(value, [leaf], allow_unused=True)
-    if gradient is None:
-        return len(images)
+        (gradient,) = torch.autograd.grad(value, [leaf], materialize_grads=True)
     largest = gradient.abs().flatten(1).amax(1)
     return int((~(torch.isfinite(largest) & (largest > 0))).sum())
 
@@ -164,3 +162,13 @@ def replay_clean(subject: Subject, evidence: Evidence) -> str:
         )
     correct = int((~verdicts.broken).sum())
     return f"{correct} of {len(told)} correct here, {evidence.record.clean.correct} in the record"
+
+
+CHECKS: Mapping[str, Callable[[Subject], str | tuple[str, tuple[str, ...]]]] = {
+    "logits": check_logits,
+    "eval mode": check_eval_mode,
+    "determinism": check_determinism,
+    "input range": check_input_range,
+    "gradients": check_gradients,
+}
+"""What is asked of the network itself, in this order."""

@@ -61,14 +61,12 @@ def read_records(intake: Intake) -> tuple[EvaluationRecord, ...]:
         check_json(content, source=path, limit=_RECORD_LIMIT)
         record = EvaluationRecord.from_json(content.decode(), source=path)
         if record.model.name != intake.manifest.name or record.id != record_id:
-            raise RecordError(
-                f"{path} is the record {ascii(record.id)} of {ascii(record.model.name)}: pack the submission again"
-            )
+            raise RecordError(f"{path} is the record {record.id!a} of {record.model.name!a}: pack the submission again")
         if record.adversarials_sha256 is None:
             raise RecordError(f"{path} names no adversarial examples: evaluate again with --save-adversarials")
         if record.dataset.name not in CATALOGUE or record.dataset.n > _MOST_EXAMPLES:
             raise RecordError(
-                f"{path} is about {record.dataset.n} examples of {ascii(record.dataset.name)}: a submission is"
+                f"{path} is about {record.dataset.n} examples of {record.dataset.name!a}: a submission is"
                 f" evaluated on one of {', '.join(CATALOGUE)}"
             )
         records.append(record)

@@ -73,7 +73,7 @@ def _walk(folder: Path, prefix: str, sizes: dict[str, int], entries: list[int]) 
             raise RecordError(f"more than {_MOST_ENTRIES} files and folders: leave only what mixbench submit wrote")
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):
-            raise RecordError(f"{ascii(path)} is a symbolic link: put the file itself there")
+            raise RecordError(f"{path!a} is a symbolic link: put the file itself there")
         _check_path(path)
         if stat.S_ISDIR(status.st_mode):
             if path.count("/") + 1 >= _DEEPEST:
@@ -90,7 +90,7 @@ def _check_path(path: str) -> None:
         _FILE_PATH.validate_python(path)
     except ValidationError:
         raise RecordError(
-            f"{ascii(path)} has an odd name: use letters, digits, '.', '_' and '-' of ASCII, no dot in front"
+            f"{path!a} has an odd name: use letters, digits, '.', '_' and '-' of ASCII, no dot in front"
         ) from None
 
 

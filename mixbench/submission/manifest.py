@@ -60,8 +60,7 @@ def check_submission_name(name: str) -> None:
     """Raise InvalidInputError unless `name` is `architecture.tag` in lower-case ASCII."""
     if not _NAME.fullmatch(name):
         raise InvalidInputError(
-            f"{ascii(name)} is no name of a submission: give a tag of at most 40 of a-z, 0-9, '_' and '-', such as"
-            " smith2026"
+            f"{name!a} is no name of a submission: give a tag of at most 40 of a-z, 0-9, '_' and '-', such as smith2026"
         )
 
 

@@ -115,7 +115,7 @@ def read_description(intake: Intake, trust: Trust) -> Described | ForeignCode:
     architecture, _, tag = manifest.name.partition(".")
     if config.architecture != architecture or architecture not in ARCHITECTURES:
         raise RecordError(
-            f"{CONFIG_NAME} is for the architecture {ascii(config.architecture)} and the submission for {architecture},"
+            f"{CONFIG_NAME} is for the architecture {config.architecture!a} and the submission for {architecture},"
             f" expected the same of {', '.join(ARCHITECTURES)}"
         )
     args = json.dumps(config.model_args).encode()
@@ -152,7 +152,7 @@ def _expected_headers(spec: ModelSpec) -> Mapping[str, TensorHeader]:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = FAMILIES[spec.architecture.family].build(**spec.args)
-    except Exception as error:  # timm raises whatever the arguments make it stumble over
+    except Exception as error:  # noqa: BLE001 - timm raises whatever the arguments make it stumble over
         raise RecordError(
             f"timm cannot build {spec.architecture.name} from its model_args ({error}): correct them"
         ) from None

@@ -34,11 +34,11 @@ def load_dataset(records: tuple[EvaluationRecord, ...], folders: DataFolders) ->
     if any(record.dataset != identity for record in records):
         raise RecordError("the records are about different examples: submit each dataset or subset by itself")
     if identity.split != "test":
-        raise RecordError(f"the records are about the split {ascii(identity.split)}: evaluate on test")
+        raise RecordError(f"the records are about the split {identity.split!a}: evaluate on test")
     examples = _load(identity.name, identity.subset, folders)
     if (examples.fingerprint, len(examples)) != (identity.fingerprint, identity.n):
         raise RecordError(
-            f"{identity.name} ({identity.split}, {ascii(identity.subset)}) has {len(examples)} examples of fingerprint"
+            f"{identity.name} ({identity.split}, {identity.subset!a}) has {len(examples)} examples of fingerprint"
             f" {examples.fingerprint}, the records have {identity.n} of {identity.fingerprint}: evaluate on this data"
         )
     return examples
@@ -47,7 +47,7 @@ def load_dataset(records: tuple[EvaluationRecord, ...], folders: DataFolders) ->
 def _load(name: str, subset: str, folders: DataFolders) -> Examples:
     balanced = _BALANCED.fullmatch(subset)
     if balanced is None and subset not in {"all", *CATALOGUE[name].subsets}:
-        raise RecordError(f"the subset {ascii(subset)} of {name} is unknown: evaluate on one that mixbench names")
+        raise RecordError(f"the subset {subset!a} of {name} is unknown: evaluate on one that mixbench names")
     if balanced is not None and not 0 < int(balanced[1]) <= CATALOGUE[name].splits["test"].n:
         raise RecordError(f"the subset {subset} of {name} has more examples than there are: evaluate on all")
     return load_examples(
@@ -84,9 +84,7 @@ def attack_of(identity: AttackIdentity) -> Attack:
     except UnknownNameError as error:
         raise RecordError(str(error)) from None
     except (MixbenchError, KeyError, ValueError) as error:
-        raise RecordError(
-            f"the parameters of {ascii(identity.name)} cannot be read ({error}): evaluate again"
-        ) from None
+        raise RecordError(f"the parameters of {identity.name!a} cannot be read ({error}): evaluate again") from None
     return attack
 
 
@@ -101,7 +99,7 @@ def check_protocol(evidence: Evidence, *, num_classes: int) -> tuple[str, ...]:
     known = dict(attack.parameters(threat_model, num_classes=num_classes))
     if (record.attack.version, record.attack.parameters) != (attack.version, known):
         raise RecordError(
-            f"record {record.id}: {attack.name} {ascii(record.attack.version)} with {ascii(record.attack.parameters)}"
+            f"record {record.id}: {attack.name} {record.attack.version!a} with {record.attack.parameters!a}"
             f" is not {attack.version} with {known}: evaluate with this version of mixbench"
         )
     if set(record.broken_by) != {stage.name for stage in attack.stages}:
