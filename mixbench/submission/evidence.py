@@ -37,6 +37,11 @@ class Evidence:
     adversarials: Adversarials
 
     @property
+    def title(self) -> str:
+        """Attack and threat model, as in "pgd at Linf 8/255"."""
+        return f"{self.record.attack.name} at {self.record.threat_model.value}"
+
+    @property
     def clean_correct(self) -> np.ndarray:
         """Whether each example is claimed to be classified correctly."""
         return self.table["label"].to_numpy(np.int64) == self.table["clean_prediction"].to_numpy(np.int64)

@@ -54,6 +54,8 @@ class Intake:
 
 def list_files(folder: Path) -> Listing:
     """Return what lies in `folder`; raises RecordError for links, odd names, other kinds of files, or too much."""
+    if folder.is_symlink():
+        raise RecordError(f"{folder.name!a} is a symbolic link: put the folder itself there")
     sizes: dict[str, int] = {}
     entries = [0]
     _walk(folder, "", sizes, entries)

@@ -34,9 +34,10 @@ def check_masking(
         searches["square"] = (AutoAttackStage("square", queries=SQUARE_QUERIES),)
     positions = np.concatenate([sample.survivors, sample.broken])
     seed = draw.derive(f"masking {record.id}")
+    generator = np.random.Generator(np.random.PCG64(seed))
     many = attacked(subject, evidence, positions, searches["apgd-ce"], seed=seed)
     left = sample.survivors[~many[: len(sample.survivors)]]
-    left = left if full else left[:: max(1, -(-len(left) // SQUARE_SURVIVORS))]
+    left = left if full else np.sort(generator.choice(left, min(len(left), SQUARE_SURVIVORS), replace=False))
     found: list[tuple[str, float]] = []
     if min(subject.images.shape[2:]) >= _SMALLEST_SIDE:
         black = int(attacked(subject, evidence, left, searches["square"], seed=seed).sum())
@@ -50,11 +51,11 @@ def check_masking(
     worst = min(found, key=lambda pair: pair[1], default=("nothing could be compared", 1.0))
     if worst[1] < FAIL_BELOW:
         raise RecordError(
-            f"record {record.id}: {worst[0]} (p = {worst[1]:.2g}): gradients are masked, so robust accuracy is"
+            f"{evidence.title}: {worst[0]} (p = {worst[1]:.2g}): gradients are masked, so robust accuracy is"
             " overestimated"
         )
-    doubts = tuple(f"{text} (p = {p_value:.2g})" for text, p_value in found if p_value < WARN_BELOW)
-    return "; ".join(text for text, _ in found), doubts
+    doubts = tuple(f"{evidence.title}: {text} (p = {p_value:.2g})" for text, p_value in found if p_value < WARN_BELOW)
+    return f"{evidence.title}: {'; '.join(text for text, _ in found)}", doubts
 
 
 def _p_value(successes: int, n: int, share: float) -> float:

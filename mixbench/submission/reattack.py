@@ -153,13 +153,12 @@ def judge_reattack(evidence: Evidence, found: Reattack, *, records: int) -> tupl
     """Return what was found and doubts; raises RecordError if it contradicts an honest run."""
     sample = found.sample
     numbers = (
-        f"{RUNS} fresh runs on {len(sample.survivors)} claimed survivors and {len(sample.broken)} broken examples:"
-        f" {found.odd} called robust by one run alone, in {found.hidden} by the record (p = {found.p_value:.2g},"
-        f" expected 1 in {RUNS + 1})"
+        f"{evidence.title}: {RUNS} fresh runs on {len(sample.survivors)} claimed survivors and {len(sample.broken)}"
+        f" broken examples; {found.odd} are called robust by one run alone, {found.hidden} of them by the record"
+        f" (p = {found.p_value:.2g})"
     )
     if found.p_value < FAIL_BELOW / records:
         raise RecordError(
-            f"record {evidence.record.id}: {numbers}: the record leaves out breaks that its attack finds, evaluate"
-            " again with the whole budget"
+            f"{numbers}: the record leaves out breaks that its attack finds, so evaluate again with the whole budget"
         )
-    return numbers, (f"record {evidence.record.id}: {numbers}",) if found.p_value < WARN_BELOW / records else ()
+    return numbers, (numbers,) if found.p_value < WARN_BELOW / records else ()

@@ -34,11 +34,12 @@ def reevaluate(
     broken = decode_examples(again.examples, source="the evaluation")["broken"].to_numpy(bool)
     here, there = int((broken & ~evidence.broken).sum()), int((evidence.broken & ~broken).sum())
     p_value = float(stats.binomtest(here, here + there, 0.5, alternative="greater").pvalue) if here + there else 1.0
-    numbers = f"{again.record.robust.correct} of {len(broken)} robust here, {record.robust.correct} in the record"
+    found, told = again.record.robust.correct, record.robust.correct
+    numbers = f"{evidence.title}: {found} of {len(broken)} robust here, {told} in the record"
     if p_value < FAIL_BELOW / records:
         raise RecordError(
-            f"record {record.id}: {numbers}; {here} examples are broken here alone and {there} there alone"
+            f"{numbers}; {here} examples are broken here alone and {there} there alone"
             f" (p = {p_value:.2g}): evaluate again"
         )
     differing = np.count_nonzero(broken != evidence.broken)
-    return numbers, (f"record {record.id}: {differing} verdicts differ",) if differing else ()
+    return numbers, (f"{evidence.title}: {differing} verdicts differ",) if differing else ()

@@ -25,7 +25,7 @@ def replay_adversarials(subject: Subject, evidence: Evidence) -> tuple[str, tupl
     """
     broken = np.flatnonzero(evidence.broken)
     if not len(broken):
-        return "no example is claimed to be broken", ()
+        return f"{evidence.title}: no example is claimed to be broken", ()
     record, images = evidence.record, torch.from_numpy(evidence.adversarials.images)
     _refuse(record.id, "are not finite", ~torch.isfinite(images).flatten(1).all(1).numpy())
     outside = ((images < -_BOX_TOLERANCE) | (images > 1 + _BOX_TOLERANCE)).flatten(1).any(1).numpy()
@@ -43,8 +43,10 @@ def replay_adversarials(subject: Subject, evidence: Evidence) -> tuple[str, tupl
             f"record {record.id}: {flips} adversarial images are on the right side by rounding, but the record counts"
             f" {record.borderline} borderline examples: evaluate again"
         )
-    doubts = (f"{flips} of {len(broken)} are borderline and classified correctly here",) if flips else ()
-    return f"all {len(broken)} inside the box and the ball, {len(broken) - flips} misclassified", doubts
+    doubts = (
+        (f"{evidence.title}: {flips} of {len(broken)} are borderline and classified correctly here",) if flips else ()
+    )
+    return f"{evidence.title}: all {len(broken)} in box and ball, {len(broken) - flips} misclassified", doubts
 
 
 def _check_norms(subject: Subject, evidence: Evidence, broken: np.ndarray) -> None:

@@ -1,13 +1,14 @@
 """An honest submission, made once, and its verification."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from mixbench.attacks import Attack, attack_named
-from mixbench.datasets import load_examples
+from mixbench.datasets import Examples, load_examples
 from mixbench.evaluation import evaluate, plan
 from mixbench.models import LoadedModel, zoo_folder
 from mixbench.submission import (
@@ -22,6 +23,11 @@ from mixbench.submission import (
     submission_name,
     verify,
 )
+from mixbench.submission.behaviour import Subject
+from mixbench.submission.evidence import Evidence, read_evidence, read_records
+from mixbench.submission.intake import list_files, read_manifest, take_in
+from mixbench.submission.network import Trust, fill, read_description
+from mixbench.submission.protocol import load_dataset
 from mixbench.threat_model import ThreatModel
 
 CARD = SubmissionCard(
@@ -94,3 +100,39 @@ def check(data: DataFolders) -> Verify:
         return verify(folder, seed=seed, data=data, scope=Scope(**scope))  # type: ignore[arg-type]
 
     return run
+
+
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """A submission opened as far as the re-attack needs it."""
+
+    loaded: LoadedModel
+    examples: Examples
+    subject: Subject
+    evidence: Evidence
+
+
+Opened = Callable[[Path], Claims]
+
+
+@pytest.fixture
+def opened(data: DataFolders, tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    """Open a submission of one record; its parameters learn nothing meanwhile, as in a verification."""
+
+    def run(folder: Path) -> Claims:
+        listing = list_files(folder)
+        intake = take_in(listing, read_manifest(listing), tmp_path_factory.mktemp("intake"))
+        records = read_records(intake)
+        (evidence,) = read_evidence(intake, records)
+        examples = load_dataset(records, data)
+        loaded = fill(intake, read_description(intake, Trust(code=False)), (1, 8, 8))
+        loaded.module.requires_grad_(False)
+        return Claims(loaded, examples, Subject(loaded, examples), evidence)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def report(honest: Path, data: DataFolders) -> VerificationReport:
+    """What is found of the honest submission."""
+    return verify(honest, seed=1, data=data)

@@ -1,0 +1,144 @@
+"""Accepting: all of it or nothing, and never over something that is there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mixbench.errors import InvalidInputError, RecordError
+from mixbench.models import load_checkpoint, load_model
+from mixbench.store import Store
+from mixbench.submission import VerificationReport, accept
+from tests.submission.conftest import Verify
+from tests.submission.forging import CARD, copied, edited
+
+NAME = "convmixer_frozen.honest"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, honest: Path) -> Path:
+    """A checkout with a board, a zoo, and a submission that waits."""
+    root = tmp_path / "checkout"
+    for folder in ("model_zoo/convmixer_frozen.digits", "leaderboards/protocols", "leaderboards/incoming"):
+        (root / folder).mkdir(parents=True)
+    (root / "README.md").write_text("title page")
+    (root / "leaderboards" / "README.md").write_text("old board")
+    copied(honest, root / "leaderboards" / "incoming")
+    return root
+
+
+def waiting(checkout: Path) -> Path:
+    return checkout / "leaderboards" / "incoming" / NAME
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def rebuild(boards: Path) -> None:
+    (boards / "README.md").write_text("new board")
+    (boards / "index.html").write_text(f"{len(Store(boards / 'records').records())} records")
+
+
+def test_an_accepted_submission_is_where_it_belongs(checkout: Path, report: VerificationReport, honest: Path) -> None:
+    accepted = accept(waiting(checkout), report, checkout, rebuild=rebuild)
+    assert accepted.name == NAME
+    assert all(place.exists() for place in accepted.places)
+    assert not waiting(checkout).exists()
+    boards = checkout / "leaderboards"
+    assert (boards / "index.html").read_text() == "1 records"
+    kept = boards / "submissions" / NAME
+    assert everything(kept) == everything(honest)
+    beside = boards / "submissions" / f"{NAME}.verification.json"
+    assert VerificationReport.from_json(beside.read_bytes(), source="it") == report
+    (record,) = Store(boards / "records").records()
+    assert record.model == load_model_identity(checkout)
+    assert {path.name for path in (boards / "records" / record.id).iterdir()} == {"record.json", "examples.parquet"}
+    assert {path.name for path in (checkout / "model_zoo" / NAME).iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
+    assert [path for path in boards.iterdir() if path.name.startswith(".")] == []
+
+
+def load_model_identity(checkout: Path) -> object:
+    load_checkpoint(checkout / "model_zoo" / NAME)
+    return load_model(f"local-dir:{checkout / 'model_zoo' / NAME}").identity
+
+
+def _fails(boards: Path) -> None:
+    rebuild(boards)
+    (boards / "half").mkdir()
+    (boards / "half" / "page.html").write_text("half a page")
+    (boards.parent / "README.md").write_text("overwritten")
+    raise RuntimeError("the build broke")
+
+
+def _is_interrupted(boards: Path) -> None:
+    rebuild(boards)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("build", "raised"), [(_fails, RuntimeError), (_is_interrupted, KeyboardInterrupt)])
+def test_a_failed_build_leaves_everything_as_it_was(
+    build: Callable[[Path], None], raised: type[BaseException], checkout: Path, report: VerificationReport
+) -> None:
+    before = {name: content for name, content in everything(checkout).items() if content is not None}
+    with pytest.raises(raised):
+        accept(waiting(checkout), report, checkout, rebuild=build)
+    after = {name: content for name, content in everything(checkout).items() if content is not None}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        f"model_zoo/{NAME}",
+        f"model_zoo/{NAME.upper()}",
+        f"leaderboards/submissions/{NAME}",
+        f"leaderboards/submissions/{NAME}.verification.json",
+        "leaderboards/records/{record}",
+    ],
+)
+def test_a_name_that_exists_is_refused(taken: str, checkout: Path, report: VerificationReport) -> None:
+    (record,) = (waiting(checkout) / "records").iterdir()
+    (checkout / taken.format(record=record.name)).mkdir(parents=True)
+    before = everything(checkout)
+    with pytest.raises(RecordError, match="exists already"):
+        accept(waiting(checkout), report, checkout, rebuild=rebuild)
+    assert everything(checkout) == before
+
+
+def test_a_submission_changed_since_its_verification_is_refused(checkout: Path, report: VerificationReport) -> None:
+    edited(CARD, lambda card: card.update(licence="WTFPL"))(waiting(checkout))
+    before = everything(checkout)
+    with pytest.raises(RecordError, match="is not the submission that was verified"):
+        accept(waiting(checkout), report, checkout, rebuild=rebuild)
+    assert everything(checkout) == before
+
+
+def test_a_submission_that_did_not_pass_is_refused(checkout: Path, report: VerificationReport) -> None:
+    failed = report.model_copy(update={"checks": ()})
+    with pytest.raises(RecordError, match="did not pass"):
+        accept(waiting(checkout), failed, checkout, rebuild=rebuild)
+
+
+def test_a_folder_that_is_no_checkout_is_refused(honest: Path, report: VerificationReport, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="has no folder leaderboards"):
+        accept(honest, report, tmp_path, rebuild=rebuild)
+    assert honest.is_dir()
+
+
+def test_a_card_with_markup_is_text_in_the_zoo(checkout: Path, check: Verify) -> None:
+    evil = "<script>alert(1)</script> [x](https://evil.example) |`\n@everyone".replace("\n", " ")
+    edited(CARD, lambda card: card.update(licence=evil, authors=[evil], recipe="---\n".strip()))(waiting(checkout))
+    verified = check(waiting(checkout), survivors=1)
+    accept(waiting(checkout), verified, checkout, rebuild=rebuild)
+    text = (checkout / "model_zoo" / NAME / "README.md").read_text()
+    head, _, body = text.removeprefix("---\n").partition("\n---\n")
+    assert f"license_name: {json.dumps(evil)}" in head.splitlines()
+    assert "&lt;script&gt;" in body
+    for harmful in ("<script", "](http", "@everyone"):
+        assert harmful not in body
