@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Int64
 
 from mixbench.errors import RecordError
 from mixbench.files import sha256_of, storage_error, write_atomically
@@ -24,6 +26,8 @@ ADVERSARIALS_NAME = "adversarials.safetensors"
 _SCHEMA = pa.schema(
     [(name, getattr(pa, kind if kind != "bool" else "bool_")()) for name, kind in EXAMPLES_COLUMNS.items()]
 )
+ArrowTable = Any
+"""pyarrow ships no types; this one is a pyarrow.Table with the columns of `mixbench.records.EXAMPLES_COLUMNS`."""
 _OF_BROKEN = ("broken_by", "eps", "adversarial_prediction", "adversarial_margin", "norm")
 
 
@@ -37,17 +41,26 @@ def encode_examples(columns: Mapping[str, np.ndarray]) -> bytes:
 
 def read_examples(path: Path) -> pd.DataFrame:
     """Return the per-example table at `path`, a row an example; raises RecordError if it is not one."""
+    return _as_frame(_read_table(path))
+
+
+def _read_table(path: Path) -> ArrowTable:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RecordError(f"cannot read {path} ({error.strerror}): evaluate again with --overwrite") from None
-    return decode_examples(content, source=str(path))
+    return _decode_table(content, source=str(path))
 
 
 def decode_examples(content: bytes, *, source: str) -> pd.DataFrame:
     """Return the table that `encode_examples` wrote; raises RecordError that names `source`."""
+    return _as_frame(_decode_table(content, source=source))
+
+
+def _decode_table(content: bytes, *, source: str) -> ArrowTable:
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        # Starting threads for tables this small takes longer than reading them.
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise RecordError(
             f"{source} is not a readable parquet file ({error}): evaluate again with --overwrite"
@@ -56,8 +69,48 @@ def decode_examples(content: bytes, *, source: str) -> pd.DataFrame:
         raise RecordError(
             f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: evaluate again with --overwrite"
         )
+    return table
+
+
+def _as_frame(table: ArrowTable) -> pd.DataFrame:
     # Nullable integers stay integers; pandas would make them floats.
     return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredEvaluation:
+    """A record with its per-example table, which agree with each other.
+
+    Attributes:
+        table: A row an example, with the columns of `mixbench.records.EXAMPLES_COLUMNS`.
+        folder: Where both were read.
+    """
+
+    record: EvaluationRecord
+    table: pd.DataFrame
+    folder: Path
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVerdicts:
+    """A record with no more of its table than what became of each example.
+
+    Attributes:
+        index: Position of each example in its split.
+        label: Its class.
+        fate: ROBUST, MISCLASSIFIED (without attack), or the position after these two in `record.broken_by` of the
+            stage that broke it.
+        folder: Where the record was read.
+    """
+
+    record: EvaluationRecord
+    index: Int64[np.ndarray, " example"]
+    label: Int64[np.ndarray, " example"]
+    fate: Int64[np.ndarray, " example"]
+    folder: Path
+
+
+ROBUST, MISCLASSIFIED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +128,7 @@ class Store:
         if hashlib.sha256(examples).hexdigest() != record.examples_sha256:
             raise RecordError(f"the per-example file does not belong to record {record.id}: its hash differs")
         source = f"the per-example file of record {record.id}"
-        _check_agreement(record, decode_examples(examples, source=source), source=source)
+        _check_agreement(record, _decode_table(examples, source=source), source=source)
         folder = self.folder / record.id
         kept = None if adversarials is None else hashlib.sha256(adversarials).hexdigest()
         _retire_other(folder, examples_sha256=record.examples_sha256, adversarials_sha256=kept)
@@ -93,7 +146,11 @@ class Store:
 
     def records(self) -> tuple[EvaluationRecord, ...]:
         """Return every record, in order of id; raises RecordError for the first that cannot be trusted."""
-        return tuple(load_record(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
+        return tuple(evaluation.record for evaluation in self.evaluations())
+
+    def evaluations(self) -> tuple[StoredEvaluation, ...]:
+        """Return every record with its table, in order of id; raises RecordError for the first not to be trusted."""
+        return tuple(load_evaluation(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
 
 
 def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: str | None) -> None:
@@ -112,6 +169,29 @@ def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: st
 
 def load_record(path: Path) -> EvaluationRecord:
     """Return the record in `path`, a folder or a record.json; raises RecordError if it or its examples were changed."""
+    return load_evaluation(path).record
+
+
+def load_evaluation(path: Path) -> StoredEvaluation:
+    """Return record and table in `path`, a folder or a record.json; raises RecordError if either was changed."""
+    record, table, folder = _load(path)
+    return StoredEvaluation(record, _as_frame(table), folder)
+
+
+def load_verdicts(path: Path) -> StoredVerdicts:
+    """Return record and verdicts in `path`; as strict as `load_evaluation`, and several times quicker."""
+    record, table, folder = _load(path)
+    fate = np.where(_column(table, "label") == _column(table, "clean_prediction"), ROBUST, MISCLASSIFIED)
+    broken_by = table["broken_by"].combine_chunks().dictionary_encode()
+    codes = {stage: code for code, stage in enumerate(record.broken_by, start=MISCLASSIFIED + 1)}
+    stages = np.array([codes[stage] for stage in broken_by.dictionary.to_pylist()], dtype=np.int64)
+    broken = _column(table, "broken")
+    fate[broken] = stages[broken_by.indices.drop_null().to_numpy()]
+    return StoredVerdicts(record, _column(table, "index"), _column(table, "label"), fate, folder)
+
+
+def _load(path: Path) -> tuple[EvaluationRecord, ArrowTable, Path]:
+    """Return the record in `path`, its checked table and the folder of both."""
     file = path / RECORD_NAME if path.is_dir() else path
     try:
         text = file.read_text(encoding="utf-8")
@@ -124,8 +204,9 @@ def load_record(path: Path) -> EvaluationRecord:
     _check_hash(examples, record.examples_sha256, record_name=file.name)
     if record.adversarials_sha256 is not None:
         _check_hash(file.with_name(ADVERSARIALS_NAME), record.adversarials_sha256, record_name=file.name)
-    _check_agreement(record, read_examples(examples), source=str(examples))
-    return record
+    table = _read_table(examples)
+    _check_agreement(record, table, source=str(examples))
+    return record, table, file.parent
 
 
 def _check_hash(file: Path, expected: str, *, record_name: str) -> None:
@@ -138,48 +219,57 @@ def _check_hash(file: Path, expected: str, *, record_name: str) -> None:
         )
 
 
-def _check_agreement(record: EvaluationRecord, table: pd.DataFrame, *, source: str) -> None:
+def _check_agreement(record: EvaluationRecord, table: ArrowTable, *, source: str) -> None:
     """Raise RecordError naming the first number of `record` or column of `table` that contradicts the others."""
-    fault = _null_fault(table) or _count_fault(record, table) or _broken_fault(record, table.loc[table["broken"]])
+    fault = _null_fault(table) or _count_fault(record, table) or _broken_fault(record, table)
     if fault is not None:
         raise RecordError(f"{source} disagrees with its record: {fault}; evaluate again with --overwrite")
 
 
-def _null_fault(table: pd.DataFrame) -> str | None:
+def _column(table: ArrowTable, name: str) -> np.ndarray:
+    """Return a column without nulls."""
+    return table[name].to_numpy()
+
+
+def _null_fault(table: ArrowTable) -> str | None:
     """Return what is null and should not be, or the other way round."""
-    broken = table["broken"].to_numpy(dtype=bool)
-    for name in EXAMPLES_COLUMNS:
-        expected = ~broken if name in _OF_BROKEN else np.zeros_like(broken)
-        wrong = int((table[name].isna().to_numpy() != expected).sum())
+    always = [name for name in EXAMPLES_COLUMNS if name not in _OF_BROKEN]
+    for name in always:
+        if wrong := table[name].null_count:
+            return f"{name} should have a value everywhere, but does not in {wrong} rows"
+    intact = ~_column(table, "broken")
+    for name in _OF_BROKEN:
+        wrong = int((table[name].is_null().to_numpy() != intact).sum())
         if wrong:
-            meant = "have a value where broken and only there" if name in _OF_BROKEN else "have a value everywhere"
-            return f"{name} should {meant}, but does not in {wrong} rows"
+            return f"{name} should have a value where broken and only there, but does not in {wrong} rows"
     return None
 
 
-def _count_fault(record: EvaluationRecord, table: pd.DataFrame) -> str | None:
+def _count_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
     """Return the first count of `record` that is not the count of `table`."""
-    clean = table["label"] == table["clean_prediction"]
-    stages = table["broken_by"].value_counts()
+    clean = _column(table, "label") == _column(table, "clean_prediction")
+    stages = {str(pair["values"]): pair["counts"] for pair in table["broken_by"].value_counts().to_pylist()}
     counts = (
         ("dataset.n", record.dataset.n, len(table)),
         ("clean.correct", record.clean.correct, clean.sum()),
-        ("robust.correct", record.robust.correct, (clean & ~table["broken"]).sum()),
+        ("robust.correct", record.robust.correct, (clean & ~_column(table, "broken")).sum()),
         *((f"broken_by.{name}", count, stages.get(name, 0)) for name, count in record.broken_by.items()),
-        ("cost.forwards", record.cost.forwards, table["forwards"].sum()),
-        ("cost.backwards", record.cost.backwards, table["backwards"].sum()),
+        ("cost.forwards", record.cost.forwards, _column(table, "forwards").sum()),
+        ("cost.backwards", record.cost.backwards, _column(table, "backwards").sum()),
     )
     return next((f"{name} is {told}, the table has {found}" for name, told, found in counts if told != found), None)
 
 
-def _broken_fault(record: EvaluationRecord, broken: pd.DataFrame) -> str | None:
+def _broken_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
     """Return what the rows of broken examples claim that cannot be."""
     norm, grid = record.threat_model.norm, record.protocol.eps_grid
     allowed = {str(eps): float(eps) + ThreatModel(norm, eps).tolerance() for eps in grid}
-    limits = np.array([allowed.get(eps, np.nan) for eps in broken["eps"]], dtype=np.float64)
-    label, clean, adversarial, norms = (
-        broken[name].to_numpy() for name in ("label", "clean_prediction", "adversarial_prediction", "norm")
-    )
+    rows = table.filter(table["broken"])
+    eps = rows["eps"].combine_chunks().dictionary_encode()
+    of_value = np.array([allowed.get(value, np.nan) for value in eps.dictionary.to_pylist()], dtype=np.float64)
+    limits = of_value[eps.indices.to_numpy()]
+    names = ("label", "clean_prediction", "adversarial_prediction", "norm")
+    label, clean, adversarial, norms = (_column(rows, name) for name in names)
     faults: tuple[tuple[str, np.ndarray], ...] = (
         ("broken is set where the clean prediction is wrong", clean != label),
         ("eps is not in protocol.eps_grid", np.isnan(limits)),

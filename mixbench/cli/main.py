@@ -14,9 +14,12 @@ import mixbench
 from mixbench.cli.accept import accept_submission
 from mixbench.cli.attacks import list_attacks
 from mixbench.cli.bench import bench
+from mixbench.cli.compare import compare_records
 from mixbench.cli.datasets import list_datasets
 from mixbench.cli.eval import evaluate_model
+from mixbench.cli.leaderboard import leaderboard
 from mixbench.cli.models import list_models
+from mixbench.cli.plot import plot_records
 from mixbench.cli.schema import print_schema
 from mixbench.cli.show import show_record
 from mixbench.cli.submit import submit_model
@@ -61,7 +64,10 @@ app.command("models")(list_models)
 app.command("attacks")(list_attacks)
 app.command("datasets")(list_datasets)
 app.command("show")(show_record)
+app.command("compare")(compare_records)
+app.command("plot")(plot_records)
 app.command("schema")(print_schema)
+app.add_typer(leaderboard, name="leaderboard")
 app.command("submit")(submit_model)
 app.command("verify")(verify_submission)
 app.command("accept")(accept_submission)

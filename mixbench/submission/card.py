@@ -21,7 +21,8 @@ _REQUIRED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?=[^;]*$)")
 _MARKUP = re.compile(r"[<>]|javascript:|data:", re.IGNORECASE)
 
 
-def _visible(text: str) -> str:
+def check_visible(text: str) -> str:
+    """Return `text`; raises ValueError if it holds characters that are not seen, or nothing else."""
     odd = next((character for character in text if unicodedata.category(character) in _INVISIBLE), None)
     if odd is not None:
         raise ValueError(f"holds the invisible character U+{ord(odd):04X}")
@@ -36,7 +37,7 @@ def _reference(text: str) -> str:
     return text
 
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_visible)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(check_visible)]
 
 
 class SubmissionCard(BaseModel):

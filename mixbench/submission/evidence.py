@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from mixbench.datasets import CATALOGUE
 from mixbench.errors import RecordError
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
-from mixbench.store import ADVERSARIALS_NAME, EXAMPLES_NAME, RECORD_NAME, load_record, read_examples
+from mixbench.store import ADVERSARIALS_NAME, EXAMPLES_NAME, RECORD_NAME, load_evaluation
 from mixbench.submission.intake import Intake
 from mixbench.submission.manifest import PACKED_ADVERSARIALS_NAME, RECORDS_FOLDER
 from mixbench.submission.strict_json import check_json
@@ -89,8 +89,7 @@ def _evidence(folder: Path, record: EvaluationRecord) -> Evidence:
     broken = record.clean.correct - record.robust.correct
     limit = adversarials_size(broken, image_size)
     unpack(folder / PACKED_ADVERSARIALS_NAME, folder / ADVERSARIALS_NAME, limit=limit)
-    load_record(folder)
-    table = read_examples(folder / EXAMPLES_NAME)
+    table = load_evaluation(folder).table
     adversarials = read_adversarials(folder / ADVERSARIALS_NAME, broken=broken, image_size=image_size)
     if not np.array_equal(adversarials.indices, table.loc[table["broken"], "index"].to_numpy(np.int64)):
         raise RecordError(

@@ -29,12 +29,14 @@ from mixbench.models.checkpoints import ImageSize, config_json, read_config
 from mixbench.models.identity import function_hash
 from mixbench.models.weights import load_into
 from mixbench.records import ModelIdentity
+from mixbench.submission.card import check_visible
 from mixbench.submission.intake import Intake
 from mixbench.submission.manifest import CODE_PATH, CONFIG_NAME, WEIGHTS_NAME, size_limit
 from mixbench.submission.strict_json import parse_strictly
 from mixbench.submission.tensor_files import TensorHeader, describe, read_headers
 
 _DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"}
+_LONGEST_TEXT = 1000
 _Width = Annotated[int, Field(gt=0, le=4096)]
 _Few = Annotated[int, Field(gt=0, le=64)]
 
@@ -123,9 +125,20 @@ def read_description(intake: Intake, trust: Trust) -> Described | ForeignCode:
         _ARGS[ARCHITECTURES[architecture].family], args, source=f"model_args in {CONFIG_NAME}", limit=len(args)
     )
     spec, card = read_config(intake.folder)
+    for field in ("recipe", "dataset", "device", "command"):
+        _check_text(field, getattr(card, field))
     if json.loads(config_json(Checkpoint(spec, nn.Module(), card), tag=tag)) != json.loads(content):
         raise RecordError(f"{CONFIG_NAME} is not what mixbench writes for this model: pack the submission again")
     return Described(spec, card)
+
+
+def _check_text(field: str, text: str) -> None:
+    try:
+        check_visible(text)
+    except ValueError as error:
+        raise RecordError(f"{field} in {CONFIG_NAME} {error}: write it in plain words") from None
+    if len(text) > _LONGEST_TEXT:
+        raise RecordError(f"{field} in {CONFIG_NAME} has {len(text)} characters, expected at most {_LONGEST_TEXT}")
 
 
 def check_weights(intake: Intake, described: Described | ForeignCode) -> str:

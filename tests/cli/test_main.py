@@ -13,7 +13,7 @@ from mixbench.attacks.gradient import FGSM
 from mixbench.threat_model import Norm, ThreatModel
 from tests.cli.conftest import Run, tree
 
-VERBS = ("eval", "train", "models", "attacks", "datasets", "show", "schema", "bench")
+VERBS = ("eval", "train", "models", "attacks", "datasets", "show", "compare", "schema", "bench")
 HEAVY = ("numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "timm", "torch", "torchvision")
 
 

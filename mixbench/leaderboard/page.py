@@ -1,0 +1,192 @@
+"""The page: one HTML file that needs no network, reads well without JavaScript, and shows strangers' text as text."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from mixbench.leaderboard import numbers
+from mixbench.leaderboard.board import Board, Leaderboard, Line, Place
+from mixbench.leaderboard.cards import Card, Submitted
+from mixbench.leaderboard.comparing import compared_lines
+from mixbench.leaderboard.figures import Figure, curves, scatter
+from mixbench.leaderboard.ranking import RankRange
+from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of
+from mixbench.leaderboard.vendored import datatables_script, library
+from mixbench.threat_model import ThreatModel
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_MIXING_TITLES = {"frozen_smooth": "frozen, smoothed"}
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class _BoardView:
+    """A board as the template sees it."""
+
+    board: Board
+    leaderboard: Leaderboard
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        return rows_of(self.board, self.leaderboard)
+
+    @property
+    def attacks(self) -> dict[str, str]:
+        return {name: numbers.attack_title(attack) for name, attack in attacks_of(self.board).items()}
+
+    @property
+    def headline(self) -> ThreatModel:
+        return self.board.threat_models[0]
+
+    @property
+    def curves(self) -> list[tuple[Line, Figure]]:
+        """The strongest attack with a whole grid first."""
+        lines = [line for line in self.board.lines if len(line.rankings) > 1]
+        lines.sort(key=lambda line: line.evaluations.norm is not self.headline.norm)
+        strongest_first = sorted(lines, key=lambda line: -list(self.attacks).index(line.evaluations.attack))
+        strongest_first.sort(key=lambda line: line.evaluations.norm is not self.headline.norm)
+        return [(line, curves(line, self.board, dashed=self._dashed)) for line in strongest_first]
+
+    @property
+    def scatter(self) -> Figure:
+        return scatter(self.board.deciding(self.headline).places, self.board, dashed=self._dashed)
+
+    @property
+    def _dashed(self) -> frozenset[str]:
+        """Models trained otherwise than by the standard recipe."""
+        return frozenset(row.record.model.name for row in self.rows if row.recipe not in {None, "standard"})
+
+    def decided_by(self, threat_model: ThreatModel) -> str:
+        return deciding_attack(self.board, threat_model)
+
+    def choices(self, field: str) -> list[str]:
+        """Return what a filter offers."""
+        values = {
+            "family": [row.family for row in self.rows],
+            "mixing": [row.record.model.mixing for row in self.rows],
+            "recipe": [row.recipe for row in self.rows if row.recipe is not None],
+        }[field]
+        return sorted(set(values))
+
+
+@dataclass(frozen=True, eq=False)
+class _ModelView:
+    """A model as the template sees it: its card, its places, and what is wrong with any of them."""
+
+    key: Key
+    places: tuple[Place, ...]
+    card: Card | None
+    submitted: Submitted | None
+
+    @property
+    def state(self) -> str:
+        return self.places[0].state
+
+    @property
+    def warnings(self) -> list[str]:
+        return sorted({warning for place in self.places for warning in place.record.warnings})
+
+    @property
+    def proof(self) -> str:
+        return proof(self.places[0].record)
+
+    @property
+    def commands(self) -> list[Place]:
+        """The places whose commands make all others too: the largest radius of each grid."""
+        longest: dict[tuple[str, str, str, int], Place] = {}
+        for place in self.places:
+            record = place.record
+            key = (record.dataset.fingerprint, record.attack.name, record.threat_model.norm.value, record.protocol.seed)
+            if key not in longest or len(record.protocol.eps_grid) > len(longest[key].record.protocol.eps_grid):
+                longest[key] = place
+        return list(longest.values())
+
+
+def html_page(leaderboard: Leaderboard) -> str:
+    """Return index.html."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": numbers.percent,
+        "interval": numbers.interval_text,
+        "radius": numbers.radius,
+        "threat_model": numbers.threat_model_text,
+        "attack": numbers.attack_title,
+        "anchor": model_anchor,
+        "mixing": _mixing_title,
+        "rank": _rank_text,
+        "breakable": _breakable,
+    }
+    script = datatables_script((_TEMPLATES / "page.js").read_text(encoding="utf-8").strip().removesuffix(";"))
+    return environment.get_template("page.html").render(
+        boards=[_BoardView(board, leaderboard) for board in leaderboard.boards if board.lines],
+        empty=[board for board in leaderboard.boards if not board.lines],
+        others=[ranking for board in leaderboard.boards for ranking in board.others] + list(leaderboard.elsewhere),
+        models=_models(leaderboard),
+        leaderboard=leaderboard,
+        command=numbers.command,
+        library=library(),
+        policy=_policy(script),
+        # Both are ours; everything else on the page is escaped.
+        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        data=Markup(_data(leaderboard)),  # noqa: S704
+    )
+
+
+def model_anchor(key: Key) -> str:
+    """Return the id of a model's section."""
+    return f"model-{re.sub(r'[^A-Za-z0-9_.-]', '_', key[0])}-{key[1][:8]}"
+
+
+def _mixing_title(mixing: str) -> str:
+    return _MIXING_TITLES.get(mixing, mixing)
+
+
+def _rank_text(ranks: RankRange | None) -> str:
+    return "\N{EN DASH}" if ranks is None else str(ranks).replace("-", "\N{EN DASH}")
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name, escaped, that may be broken after its underscores and dots."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_.])", name))
+
+
+def _models(leaderboard: Leaderboard) -> list[_ModelView]:
+    places: dict[Key, list[Place]] = {}
+    for ranking in leaderboard.rankings:
+        for place in ranking.places:
+            places.setdefault((place.record.model.name, place.record.model.sha256), []).append(place)
+    return [
+        _ModelView(key, tuple(places[key]), leaderboard.cards.get(key[0]), leaderboard.submitted.get(key[0]))
+        for key in sorted(places)
+    ]
+
+
+def _policy(script: str) -> str:
+    """Return a Content-Security-Policy: this one script, no network, no frames, no forms."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none';"
+        " form-action 'none'"
+    )
+
+
+def _data(leaderboard: Leaderboard) -> str:
+    """Return what the page compares models by, as JSON that cannot end its script element."""
+    content: Mapping[str, object] = {
+        board.name: {"models": [name for name, _ in board.models], "lines": compared_lines(board)}
+        for board in leaderboard.boards
+        if board.lines
+    }
+    return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")

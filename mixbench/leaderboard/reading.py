@@ -1,0 +1,132 @@
+"""A folder of leaderboards as values: what can be trusted, and what was left out and why."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mixbench.errors import RecordError
+from mixbench.leaderboard.cards import Card, Submitted, card_folders, read_card, read_submitted
+from mixbench.leaderboard.protocols import NamedProtocol, read_protocols
+from mixbench.store import RECORD_NAME, StoredVerdicts, load_verdicts
+
+RECORDS_NAME = "records"
+SUBMISSIONS_NAME = "submissions"
+_ZOO_NAME = "model_zoo"
+_THREADS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a folder of leaderboards holds.
+
+    Attributes:
+        protocols: In order of name.
+        verdicts: The records that can be trusted, in order of id.
+        cards: The checkpoints of the zoo and of accepted submissions, by name.
+        submitted: What the authors of accepted submissions say, by name.
+        faults: What was left out and why, a sentence each.
+    """
+
+    protocols: tuple[NamedProtocol, ...]
+    verdicts: tuple[StoredVerdicts, ...]
+    cards: Mapping[str, Card]
+    submitted: Mapping[str, Submitted]
+    faults: tuple[str, ...]
+
+
+def read(folder: Path) -> Contents:
+    """Return what `folder` and the `model_zoo` beside it hold; raises RecordError if it has no readable protocols.
+
+    A record is left out, and named in `faults`, where it is damaged, edited, of another version, or a second copy.
+    """
+    protocols = read_protocols(folder)
+    faults: list[str] = []
+    cards = _read_cards(folder, faults)
+    submitted = _read_submitted(folder / SUBMISSIONS_NAME, faults)
+    verdicts = _without_misplaced(_read_records(folder / RECORDS_NAME, faults), faults)
+    return Contents(protocols, _with_equal_examples(verdicts, faults), cards, submitted, tuple(faults))
+
+
+def _read_records(folder: Path, faults: list[str]) -> list[StoredVerdicts]:
+    paths = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    # Reading and hashing let go of the interpreter's lock.
+    with ThreadPoolExecutor(_THREADS) as threads:
+        outcomes = threads.map(_verdicts_or_fault, paths)
+        found: list[StoredVerdicts] = []
+        for outcome in outcomes:
+            if isinstance(outcome, StoredVerdicts):
+                found.append(outcome)
+            else:
+                faults.append(outcome)
+    return found
+
+
+def _verdicts_or_fault(path: Path) -> StoredVerdicts | str:
+    try:
+        return load_verdicts(path)
+    except RecordError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path / RECORD_NAME} cannot be read ({error.strerror})"
+
+
+def _without_misplaced(verdicts: list[StoredVerdicts], faults: list[str]) -> list[StoredVerdicts]:
+    """Leave out the copies: a record lies in the folder of its own name, once."""
+    kept: list[StoredVerdicts] = []
+    for found in verdicts:
+        if found.folder.name == found.record.id:
+            kept.append(found)
+            continue
+        home = found.folder.with_name(found.record.id)
+        what = "is a duplicate of" if home.is_dir() else "is not in its own folder, which is"
+        faults.append(f"{found.folder / RECORD_NAME} {what} {home}: delete or move it")
+    return kept
+
+
+def _with_equal_examples(verdicts: list[StoredVerdicts], faults: list[str]) -> tuple[StoredVerdicts, ...]:
+    """Leave out the tables that list other examples than the first record with the same fingerprint does."""
+    first: dict[str, StoredVerdicts] = {}
+    kept: list[StoredVerdicts] = []
+    for found in verdicts:
+        reference = first.setdefault(found.record.dataset.fingerprint, found)
+        same = np.array_equal(reference.index, found.index) and np.array_equal(reference.label, found.label)
+        if same:
+            kept.append(found)
+        else:
+            faults.append(
+                f"{found.folder / RECORD_NAME} lists other examples than {reference.folder.name}, though their"
+                " fingerprints agree: one of them was edited, evaluate again"
+            )
+    return tuple(kept)
+
+
+def _read_cards(folder: Path, faults: list[str]) -> dict[str, Card]:
+    cards: dict[str, Card] = {}
+    for path, shown_as in _checkpoints(folder):
+        try:
+            # The zoo comes last: an accepted checkpoint that was moved there is the zoo's.
+            cards[path.name] = read_card(path, shown_as=shown_as)
+        except RecordError as error:
+            faults.append(str(error))
+    return cards
+
+
+def _read_submitted(folder: Path, faults: list[str]) -> dict[str, Submitted]:
+    submitted: dict[str, Submitted] = {}
+    for path in sorted(folder.glob("[!.]*/card.json")):
+        try:
+            submitted[path.parent.name] = read_submitted(path)
+        except RecordError as error:
+            faults.append(str(error))
+    return submitted
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield every checkpoint folder, and its path from the pages."""
+    for path in card_folders(folder / SUBMISSIONS_NAME):
+        yield path, f"{SUBMISSIONS_NAME}/{path.name}"
+    for path in card_folders(folder.resolve().parent / _ZOO_NAME):
+        yield path, f"../{_ZOO_NAME}/{path.name}"
