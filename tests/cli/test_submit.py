@@ -1,13 +1,18 @@
 """`mixbench submit`, `verify` and `accept`, as their users meet them."""
 
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from mixbench.cli.main import main
 from mixbench.models import zoo_folder
-from tests.cli.conftest import Outcome, Run, tree
+from tests.cli.conftest import Run, tree
+from tests.conftest import ROOT
+from tests.submission.forging import sealed_record
 
 _ZOO = zoo_folder() / "convmixer_frozen.digits"
 _MODEL = ("submit", "--checkpoint", _ZOO, "--model", "convmixer_frozen", "--name", "mine", "--dataset", "digits")
@@ -15,18 +20,27 @@ _CARD = (
     *("--author", "A. N. Author", "--author", "B. Co", "--licence", "MIT", "--training-data", "digits"),
     *("--recipe", "standard", "--extra-data", "none", "--reference", "unpublished"),
 )
-_QUICK = ("--attack", "fgsm", "--n-examples", "24", "--device", "cpu")
+# At this radius no example survives, so there is nothing to attack again.
+_QUICK = ("--attack", "pgd", "--eps", "1/2", "--n-examples", "24", "--device", "cpu")
 _NAME = "convmixer_frozen.mine"
 
 
+@pytest.fixture(scope="module")
+def packed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A submission, made by the command itself."""
+    folder = tmp_path_factory.mktemp("once")
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in (*_MODEL, *_CARD, *_QUICK, "--output", folder)])
+    assert not ended.value.code
+    return folder / _NAME
+
+
 @pytest.fixture
-def submitted(here: Path, mixbench: Run) -> Path:
-    outcome = mixbench(*_MODEL, *_CARD, *_QUICK)
-    assert outcome.code == 0, outcome
-    return here / "submissions" / _NAME
+def submitted(packed_once: Path, here: Path) -> Path:
+    return Path(shutil.copytree(packed_once, here / "submissions" / _NAME))
 
 
-def test_from_checkpoint_to_accepted_submission(submitted: Path, mixbench: Run, here: Path) -> None:
+def test_a_submission_is_verified_and_left_as_it_is(submitted: Path, mixbench: Run) -> None:
     card = json.loads((submitted / "card.json").read_text())
     assert card["authors"] == ["A. N. Author", "B. Co"]
     packed = tree(submitted)
@@ -94,16 +108,14 @@ def test_what_cannot_be_submitted(arguments: list[str], fragments: list[str], he
 
 
 def test_a_record_that_kept_no_adversarial_images(here: Path, mixbench: Run) -> None:
-    assert mixbench("eval", "--model", "convmixer_frozen", "--attack", "fgsm", "--n-examples", "24").code == 0
+    assert mixbench("eval", "--model", "convmixer_frozen", *_QUICK).code == 0
     (run,) = (path.parent for path in here.glob("runs/*/record.json"))
     assert mixbench(*_MODEL, *_CARD, "--n-examples", "24", "--record", run).refuses("--save-adversarials")
     assert not (here / "submissions").exists()
 
 
 def test_a_record_that_is_there_already_is_taken(here: Path, mixbench: Run) -> None:
-    evaluated = mixbench(
-        "eval", "--model", "convmixer_frozen", "--attack", "fgsm", "--n-examples", "24", "--save-adversarials"
-    )
+    evaluated = mixbench("eval", "--model", "convmixer_frozen", *_QUICK, "--save-adversarials")
     assert evaluated.code == 0
     (run,) = (path.parent for path in here.glob("runs/*/record.json"))
     outcome = mixbench(*_MODEL, *_CARD, "--n-examples", "24", "--record", run)
@@ -116,9 +128,6 @@ def test_a_record_that_is_there_already_is_taken(here: Path, mixbench: Run) -> N
 
 
 def test_a_terminal_is_asked_for_what_is_missing(here: Path, mixbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import io
-    import sys
-
     terminal = io.StringIO("Me; You\nhttps://example.org/paper\n")
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", terminal)
@@ -140,14 +149,33 @@ def test_a_folder_that_is_not_there(verb: str, here: Path, mixbench: Run) -> Non
     assert tree(here) == {}
 
 
-def test_data_that_is_not_here_is_not_the_submissions_fault(submitted: Path, mixbench: Run, here: Path) -> None:
-    from tests.submission.forging import sealed_record
-
+def test_data_that_is_not_here_is_not_the_submissions_fault(submitted: Path, mixbench: Run) -> None:
     def say_cifar(record: dict[str, dict[str, object]]) -> None:
         record["dataset"] |= {"name": "cifar10_jpeg75", "subset": "all"}
 
-    shutil.copytree(submitted, here / "copy" / _NAME)
-    sealed_record(say_cifar)(here / "copy" / _NAME)
-    outcome: Outcome = mixbench("verify", here / "copy" / _NAME)
-    assert outcome.code in {1, 2}
-    assert "Traceback" not in outcome.err
+    sealed_record(say_cifar)(submitted)
+    assert mixbench("verify", submitted).refuses("cifar10_jpeg75 cannot be downloaded", "pass --data-dir")
+
+
+def test_an_accepted_submission_is_on_the_boards(submitted: Path, mixbench: Run, here: Path) -> None:
+    shutil.copytree(ROOT / "leaderboards" / "protocols", here / "leaderboards" / "protocols")
+    (here / "model_zoo").mkdir()
+    outcome = mixbench("accept", submitted)
+    assert outcome.code == 0, outcome
+    assert f"added: model_zoo/{_NAME}" in outcome.out
+    assert not submitted.exists()
+    boards = here / "leaderboards"
+    assert (boards / "index.html").is_file()
+    assert mixbench("verify", boards / "submissions" / _NAME, "--output", "v.json").code == 0
+    again = mixbench("accept", boards / "submissions" / _NAME)
+    assert (again.code, "exists already" in again.err) == (2, True)
+
+
+def test_pages_that_cannot_be_built_leave_everything_as_it_was(submitted: Path, mixbench: Run, here: Path) -> None:
+    for folder in ("leaderboards", "model_zoo"):
+        (here / folder).mkdir()
+    before = tree(here)
+    outcome = mixbench("accept", submitted)
+    assert outcome.code == 2
+    assert "it has no protocols/*.toml" in outcome.err
+    assert tree(here) == before

@@ -87,6 +87,12 @@ def honest(packer: Packer, zoo_network: NetworkFiles) -> Path:
 
 
 @pytest.fixture(scope="session")
+def toppled(packer: Packer, zoo_network: NetworkFiles) -> Path:
+    """PGD at a radius that no digit survives."""
+    return packer(zoo_network, attack_named("pgd"), eps="1/2", n=24)
+
+
+@pytest.fixture(scope="session")
 def honest_fgsm(packer: Packer, zoo_network: NetworkFiles) -> Path:
     """FGSM on all 360 test digits, none of it random."""
     return packer(zoo_network, attack_named("fgsm"))

@@ -1,17 +1,21 @@
 """Accepting: all of it or nothing, and never over something that is there."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from mixbench.errors import InvalidInputError, RecordError
+from mixbench.leaderboard import build
 from mixbench.models import load_checkpoint, load_model
 from mixbench.store import Store
 from mixbench.submission import VerificationReport, accept
 from tests.submission.conftest import Verify
-from tests.submission.forging import CARD, copied, edited
+from tests.submission.forging import CARD, CONFIG, copied, edited
 
 NAME = "convmixer_frozen.honest"
 
@@ -142,3 +146,56 @@ def test_a_card_with_markup_is_text_in_the_zoo(checkout: Path, check: Verify) ->
     assert "&lt;script&gt;" in body
     for harmful in ("<script", "](http", "@everyone"):
         assert harmful not in body
+
+
+_PROTOCOL = """
+title = "Digits"
+dataset = "digits"
+split = "test"
+seed = 0
+block_size = 1000
+headline = { attack = "fgsm", threat_model = "Linf 1/10" }
+subsets.all = { n = 360, fingerprint = "3d663bae755b6db966a821397f7763a21517f7053525d9d304c17d875a438bdc" }
+evaluations = [{ attack = "fgsm", norm = "Linf", eps = ["1/10"], subset = "all" }]
+"""
+
+
+class _Page(HTMLParser):
+    """What a browser would make of a page: its elements with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes += [f"{name}={value}" for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_page_shows_the_words_of_a_stranger_as_text(checkout: Path, honest_fgsm: Path, check: Verify) -> None:
+    """A hostile card, accepted by mistake, on the real page."""
+    shutil.rmtree(waiting(checkout))
+    evil = "<img src=x onerror=alert(7)></script><script>alert(8)</script>'\"`{{ 7*7 }}"
+    folder = copied(honest_fgsm, checkout / "leaderboards" / "incoming")
+    edited(CARD, lambda card: card.update(dict.fromkeys(("licence", "recipe", "training_data"), evil)))(folder)
+    edited(CARD, lambda card: card.update(authors=[evil]))(folder)
+    edited(CONFIG, lambda config: config["mixbench"].update(recipe=evil, command=evil, device=evil))(folder)
+    (checkout / "leaderboards" / "protocols" / "digits.toml").write_text(_PROTOCOL)
+    verified = check(folder, survivors=1)
+    assert verified.passed, verified.to_markdown()
+    accept(folder, verified, checkout, rebuild=build)
+    (record,) = Store(checkout / "leaderboards" / "records").records()
+    page = _Page((checkout / "leaderboards" / "index.html").read_text())
+    assert record.model.name in page.text
+    assert evil in page.text
+    assert "img" not in page.elements
+    assert not any("alert(" in attribute and attribute.startswith("on") for attribute in page.attributes)
+    for table in ("leaderboards/README.md", f"model_zoo/{NAME}/README.md"):
+        # Markdown shows what stands behind a backslash as it is.
+        assert not re.search(r"(?<!\\)<(script|img)", (checkout / table).read_text(), flags=re.IGNORECASE)

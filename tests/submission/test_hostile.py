@@ -221,6 +221,10 @@ def test_a_card_that_is_none(
     ("edit", "fragments"),
     [
         pytest.param(lambda c: c["model_args"].update(dim=10**9), ["dim", "4096"], id="a giant network"),
+        pytest.param(lambda c: c["mixbench"].update(recipe="a\u202eb"), ["recipe", "U+202E"], id="unseen characters"),
+        pytest.param(
+            lambda c: c["mixbench"].update(command="x" * 1001), ["command in config.json has 1001"], id="a novel"
+        ),
         pytest.param(lambda c: c["model_args"].update(depth=-1), ["depth"], id="a negative depth"),
         pytest.param(lambda c: c["model_args"].update(act_layer="os.system"), ["act_layer"], id="another argument"),
         pytest.param(lambda c: c["model_args"].update(dim="48"), ["dim"], id="a number as text"),
@@ -640,7 +644,7 @@ def test_html_in_a_card_is_text(honest: Path, tmp_path: Path, check: Verify) -> 
     folder = copied(honest, tmp_path)
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)> [x](https://evil.example) |`@everyone`"
     edited(CARD, lambda card: card.update(licence=evil, authors=[evil]))(folder)
-    report = check(folder)
+    report = check(folder, survivors=1)
     (row,) = (row for row in report.checks if row.check == "card")
     assert (report.passed, row.status) == (True, Status.WARN)
     assert "shown" in row.reason or "text" in row.reason
@@ -661,4 +665,4 @@ def test_reseal_alone_makes_no_difference(honest: Path, tmp_path: Path, check: V
     edited_images(lambda _: None)(folder)
     edited_table(lambda _: None)(folder)
     reseal(folder)
-    assert check(folder).passed
+    assert check(folder, survivors=1).passed
