@@ -1,12 +1,15 @@
 """The README.md of an accepted checkpoint, made of its two cards and its records, every word of them shown as text."""
 
-import json
+import re
 
 from mixbench.models import CheckpointCard, ModelSpec
 from mixbench.records import EvaluationRecord
 from mixbench.statistics import wilson_interval
 from mixbench.submission.card import SubmissionCard
 from mixbench.submission.markdown import as_text
+
+# What needs no quotes in YAML and is the name of a licence, such as CC-BY-4.0.
+_LICENCE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9.+-]{1,39}", re.ASCII)
 
 
 def zoo_card(
@@ -38,7 +41,7 @@ def zoo_card(
     return f"""---
 library_name: timm
 license: other
-license_name: {json.dumps(card.licence)}
+license_name: {card.licence.lower() if _LICENCE_NAME.fullmatch(card.licence) else "see-below"}
 tags:
 - image-classification
 - timm
