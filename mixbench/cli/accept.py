@@ -28,6 +28,11 @@ def accept_submission(
     print_report(report)
     if not report.passed:
         raise typer.Exit(_FAILED)
-    accepted = accept(submission, report, root, rebuild=build)
+
+    def rebuild(folder: Path) -> None:
+        for fault in build(folder).faults:
+            typer.echo(f"left out of the pages: {fault}", err=True)
+
+    accepted = accept(submission, report, root, rebuild=rebuild)
     for place in accepted.places:
         typer.echo(f"added: {place}")

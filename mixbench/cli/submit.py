@@ -1,6 +1,8 @@
 """`mixbench submit`: a folder that is ready for a pull request."""
 
+import hashlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +13,14 @@ from mixbench.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from mixbench.datasets import Examples
+    from mixbench.evaluation import Plan
     from mixbench.models import LoadedModel
     from mixbench.submission import NetworkFiles, Result, SubmissionCard
     from mixbench.threat_model import ThreatModel
 
-_REGRESSION = 1
+_FAILED = 1
+_INTERRUPTED = 130
+_UNFINISHED = ".unfinished"
 _QUESTIONS = {
     "author": "Authors, separated by semicolons",
     "licence": "Licence of the weights, such as MIT",
@@ -81,18 +86,20 @@ def submit_model(
     channels, height, width = examples.images.shape[1:]
     loaded = network.load((channels, height, width))
     if record:
-        results = _existing(record, loaded)
+        submission = pack(output, network, _existing(record, loaded), card)
     else:
         threat_models = _threat_models(dataset, norm, eps)
-        results = _evaluated(loaded, examples, attack.split(","), threat_models, seed, resolve_device(device))
-    submission = pack(output, network, results, card)
+        evaluator = _Evaluator(output / _UNFINISHED, resolve_device(device))
+        plans = _plans(loaded, examples, attack, threat_models, seed)
+        submission = pack(output, network, evaluator.results(plans), card)
+        evaluator.clean_up()
     report = run_verification(
         submission.folder, data_dir=data_dir, cache_dir=cache_dir, trust_code=network.factory is not None
     )
     print_report(report)
     typer.echo(f"submission: {submission.folder}")
     if not report.passed:
-        raise typer.Exit(_REGRESSION)
+        raise typer.Exit(_FAILED)
 
 
 def _card(fields: dict[str, str | None], *, asks: bool) -> "SubmissionCard":
@@ -137,25 +144,51 @@ def _existing(folders: list[Path], loaded: "LoadedModel") -> "list[Result]":
     return [Result.load(folder).renamed(loaded.identity) for folder in folders]
 
 
-def _evaluated(
-    loaded: "LoadedModel",
-    examples: "Examples",
-    attacks: list[str],
-    threat_models: "list[ThreatModel]",
-    seed: int,
-    device: str,
-) -> "list[Result]":
-    import tempfile
-
+def _plans(
+    loaded: "LoadedModel", examples: "Examples", attacks: str, threat_models: "list[ThreatModel]", seed: int
+) -> "list[Plan]":
     from mixbench.attacks import attack_named
-    from mixbench.cli.eval import progress_bar
-    from mixbench.evaluation import evaluate, plan
-    from mixbench.submission import Result
+    from mixbench.evaluation import plan
 
-    plans = [plan(loaded, examples, attack_named(name.strip()), threat_models, seed=seed) for name in attacks]
-    results: list[Result] = []
-    for run_plan in plans:
-        with tempfile.TemporaryDirectory(prefix="mixbench-") as workspace, progress_bar() as progress:
-            evaluations = evaluate(run_plan, workspace=Path(workspace), device=device, progress=progress)
-        results.extend(Result.of(evaluation) for evaluation in evaluations)
-    return results
+    names = [name.strip() for name in attacks.split(",")]
+    return [plan(loaded, examples, attack_named(name), threat_models, seed=seed) for name in names]
+
+
+class _Evaluator:
+    """Evaluates plans; what is finished is kept in `folder` until the submission is packed."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._folder = folder
+        self._device = device
+        self._workspaces: list[Path] = []
+
+    def results(self, plans: "list[Plan]") -> "list[Result]":
+        """Return the results of all plans; ends the program with 130 where it is interrupted."""
+        from mixbench.cli.eval import progress_bar
+        from mixbench.evaluation import evaluate
+        from mixbench.submission import Result
+
+        results: list[Result] = []
+        try:
+            for run_plan in plans:
+                workspace = self._folder / hashlib.sha256("".join(run_plan.record_ids).encode()).hexdigest()[:16]
+                self._workspaces.append(workspace)
+                with progress_bar() as progress:
+                    evaluations = evaluate(run_plan, workspace=workspace, device=self._device, progress=progress)
+                results.extend(Result.of(evaluation) for evaluation in evaluations)
+        except KeyboardInterrupt:
+            typer.echo(
+                f"\ninterrupted; what was finished is kept in {self._folder}: run the same command again to go on",
+                err=True,
+            )
+            raise typer.Exit(_INTERRUPTED) from None
+        return results
+
+    def clean_up(self) -> None:
+        """Delete what was kept."""
+        from mixbench.evaluation import remove_workspace
+
+        for workspace in self._workspaces:
+            remove_workspace(workspace)
+        with suppress(OSError):  # other runs may be unfinished
+            self._folder.rmdir()

@@ -23,12 +23,17 @@ _MARKUP = re.compile(r"[<>]|javascript:|data:", re.IGNORECASE)
 
 def check_visible(text: str) -> str:
     """Return `text`; raises ValueError if it holds characters that are not seen, or nothing else."""
-    odd = next((character for character in text if unicodedata.category(character) in _INVISIBLE), None)
-    if odd is not None:
-        raise ValueError(f"holds the invisible character U+{ord(odd):04X}")
+    check_no_invisible(text)
     if not text.strip() or text != unicodedata.normalize("NFC", text):
         raise ValueError("is empty or not in Unicode's NFC form")
     return text
+
+
+def check_no_invisible(text: str, *, allowed: str = "") -> None:
+    """Raise ValueError naming the first character of `text` that is not seen and not among the `allowed`."""
+    odd = next((char for char in text if unicodedata.category(char) in _INVISIBLE and char not in allowed), None)
+    if odd is not None:
+        raise ValueError(f"holds the invisible character U+{ord(odd):04X}")
 
 
 def _reference(text: str) -> str:

@@ -1,5 +1,7 @@
 """The records of a submission with the tables and adversarial images that stand behind them."""
 
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +15,7 @@ from mixbench.datasets import CATALOGUE
 from mixbench.errors import RecordError
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
 from mixbench.store import ADVERSARIALS_NAME, EXAMPLES_NAME, RECORD_NAME, load_evaluation
+from mixbench.submission.card import check_no_invisible
 from mixbench.submission.intake import Intake
 from mixbench.submission.manifest import PACKED_ADVERSARIALS_NAME, RECORDS_FOLDER
 from mixbench.submission.strict_json import check_json
@@ -74,8 +77,23 @@ def read_records(intake: Intake) -> tuple[EvaluationRecord, ...]:
                 f"{path} is about {record.dataset.n} examples of {record.dataset.name!a}: a submission is"
                 f" evaluated on one of {', '.join(CATALOGUE)}"
             )
+        try:
+            # A library's warning may have several lines.
+            check_no_invisible("".join(_texts(record.model_dump(mode="json"))), allowed="\n\t")
+        except ValueError as error:
+            raise RecordError(f"{path} {error}: pack the submission again") from None
         records.append(record)
     return tuple(records)
+
+
+def _texts(content: object) -> Iterator[str]:
+    """Yield every text in a JSON value, names included."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | list):
+        parts: Iterable[object] = content if isinstance(content, list) else itertools.chain(content, content.values())
+        for part in parts:
+            yield from _texts(part)
 
 
 def read_evidence(intake: Intake, records: tuple[EvaluationRecord, ...]) -> tuple[Evidence, ...]:
@@ -109,11 +127,13 @@ def check_parquet(path: Path, *, rows: int) -> None:
         raise RecordError(f"{place} has a footer over {_LONGEST_FOOTER} bytes: pack the record again")
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
-            metadata, names = file.metadata, file.schema_arrow.names
+            metadata, schema = file.metadata, file.schema_arrow
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"{place} is not a readable parquet file ({error}): pack the record again") from None
-    if names != list(EXAMPLES_COLUMNS):
-        raise RecordError(f"{place} has other columns than a per-example table: pack the record again")
+    names: list[str] = schema.names
+    if names != list(EXAMPLES_COLUMNS) or schema.metadata or any(field.metadata for field in schema):
+        # Metadata of pandas would decide how the columns are read.
+        raise RecordError(f"{place} has other columns or metadata than a per-example table: pack the record again")
     if metadata.num_rows != rows:
         raise RecordError(f"{place} has {metadata.num_rows} rows, its record counts {rows}: pack the record again")
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]

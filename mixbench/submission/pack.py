@@ -1,6 +1,7 @@
 """From a checkpoint and its evaluations to a folder that is ready for a pull request."""
 
 import hashlib
+import importlib
 import inspect
 import shutil
 import tempfile
@@ -202,7 +203,7 @@ def foreign_network(name: str, model: str, checkpoint: Path) -> NetworkFiles:
     """
     loaded = load_model(model, checkpoint=checkpoint)
     module, _, factory = model.partition(":")
-    source = inspect.getsource(__import__(module, fromlist=["*"]))
+    source = inspect.getsource(importlib.import_module(module))
     content, _ = weights_bytes(loaded.module)
     return NetworkFiles(name, {CODE_PATH: source.encode(), WEIGHTS_NAME: content}, factory)
 

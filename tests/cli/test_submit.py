@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mixbench.attacks import FGSM, PGD
 from mixbench.cli.main import main
 from mixbench.models import zoo_folder
 from tests.cli.conftest import Run, tree
@@ -136,6 +137,25 @@ def test_a_terminal_is_asked_for_what_is_missing(here: Path, mixbench: Run, monk
     assert "Authors, separated by semicolons" in outcome.err
     card = json.loads((here / "submissions" / _NAME / "card.json").read_text())
     assert (card["authors"], card["reference"]) == (["Me", "You"], "https://example.org/paper")
+
+
+def test_an_interrupted_evaluation_goes_on(here: Path, mixbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (*_MODEL, *_CARD, *_QUICK, "--attack", "pgd,fgsm")
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(FGSM, "perturb", _interrupt)
+        outcome = mixbench(*command)
+    assert outcome.code == 130
+    assert "run the same command again" in outcome.err
+    assert {path.name for path in here.glob("submissions/*")} == {".unfinished"}
+    assert list(here.glob("submissions/.unfinished/*/*.npz"))
+    with monkeypatch.context() as unneeded:
+        unneeded.setattr(PGD, "perturb", _interrupt)
+        assert mixbench(*command).code == 0
+    assert {path.name for path in here.glob("submissions/*")} == {_NAME}
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_name_that_is_taken(here: Path, mixbench: Run) -> None:

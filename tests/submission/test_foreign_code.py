@@ -11,7 +11,7 @@ from safetensors.torch import load, save_file
 from mixbench.attacks import attack_named
 from mixbench.errors import CheckpointError
 from mixbench.models import zoo_folder
-from mixbench.submission import NetworkFiles, Status, foreign_network, submission_name
+from mixbench.submission import NetworkFiles, Status, accept, foreign_network, submission_name
 from tests.submission.conftest import Packer, Verify
 from tests.submission.forging import MANIFEST, copied, edit_json, replaced
 
@@ -98,6 +98,17 @@ def test_weights_that_the_code_has_no_place_for(foreign: Path, tmp_path: Path, c
     replaced("model.safetensors", (folder / "model.safetensors").read_bytes())(folder)
     report = check(folder, trust_code=True)
     assert [row.check for row in report.checks if row.status is Status.FAIL] == ["build"]
+
+
+def test_an_accepted_foreign_network_stays_out_of_the_zoo(foreign: Path, tmp_path: Path, check: Verify) -> None:
+    for folder in ("model_zoo", "leaderboards/incoming"):
+        (tmp_path / folder).mkdir(parents=True)
+    folder = copied(foreign, tmp_path / "leaderboards" / "incoming")
+    report = check(folder, trust_code=True, survivors=1)
+    accepted = accept(folder, report, tmp_path, rebuild=lambda _: None)
+    assert list((tmp_path / "model_zoo").iterdir()) == []
+    assert (tmp_path / "leaderboards" / "submissions" / "foreign.mine" / "code" / "model.py").is_file()
+    assert len(accepted.places) == 3
 
 
 def test_packing_other_weights_is_refused(weights: Path, tmp_path: Path) -> None:

@@ -258,6 +258,9 @@ def test_a_config_that_says_more_or_less(
         pytest.param(edited_record(lambda r: r.update(adversarials_sha256=None)), ["no adversarial"], id="no proof"),
         pytest.param(edited_record(lambda r: r["clean"].update(correct=float("nan"))), ["NaN"], id="NaN"),
         pytest.param(sealed_record(lambda r: r["dataset"].update(name="digits2")), ["'digits2'"], id="unknown data"),
+        pytest.param(
+            sealed_record(lambda r: r["provenance"].update(device="c\u202eup")), ["U+202E"], id="unseen characters"
+        ),
         pytest.param(sealed_record(lambda r: r["model"].update(name="convmixer_frozen.x")), ["of"], id="model name"),
     ],
 )
@@ -281,6 +284,13 @@ def _other_columns(content: bytes) -> bytes:
     table = pq.read_table(pa.BufferReader(content)).rename_columns([f"{name}_" for name in _SCHEMA.names])
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _own_metadata(content: bytes) -> bytes:
+    table = pq.read_table(pa.BufferReader(content))
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"pandas": '{"index_columns": ["label"]}'}), buffer)
     return buffer.getvalue()
 
 
@@ -318,6 +328,7 @@ def _giant_images(_: bytes) -> bytes:
         pytest.param(replaced(EXAMPLES, lambda c: c[:200] + bytes(60) + c[260:]), [""], id="a hole in it"),
         pytest.param(replaced(EXAMPLES, _million_rows), ["has 1000000 rows", "counts 48"], id="a million rows"),
         pytest.param(replaced(EXAMPLES, _other_columns), ["other columns"], id="other columns"),
+        pytest.param(replaced(EXAMPLES, _own_metadata), ["metadata"], id="orders to pandas"),
         pytest.param(replaced(EXAMPLES, _other_types), ["not the file"], id="other types"),
         pytest.param(replaced(ADVERSARIALS, _bomb), ["unpacks to more than"], id="a decompression bomb"),
         pytest.param(replaced(ADVERSARIALS, lambda c: c[:-30]), ["xz"], id="truncated xz"),
