@@ -15,18 +15,17 @@ from mixbench.submission.acceptance import Accepted, accept
 from mixbench.submission.card import UNPUBLISHED, Environment, SubmissionCard
 from mixbench.submission.examination import CheckCallback
 from mixbench.submission.manifest import ListedFile, Manifest, bundle_hash
-from mixbench.submission.pack import (
+from mixbench.submission.network_files import (
     NetworkFiles,
-    Result,
-    Submission,
     foreign_network,
-    pack,
     registered_network,
     submission_name,
 )
+from mixbench.submission.pack import Submission, pack
 from mixbench.submission.protocol import DataFolders
 from mixbench.submission.reattack import SURVIVORS
 from mixbench.submission.report import CheckResult, Status, VerificationReport
+from mixbench.submission.results import Result
 from mixbench.submission.verify import Scope, verify
 
 __all__ = [

@@ -15,21 +15,13 @@ from mixbench.models import LoadedModel
 from mixbench.records import EvaluationRecord, Provenance
 from mixbench.submission.behaviour import CHECKS, Subject, replay_clean
 from mixbench.submission.card import Environment, SubmissionCard
+from mixbench.submission.description import Described, ForeignCode, Trust, check_weights, read_description
 from mixbench.submission.evidence import Evidence, read_evidence, read_records
 from mixbench.submission.examination import CheckCallback, Examination, Said, merged
 from mixbench.submission.intake import Intake, list_files, read_manifest, take_in
 from mixbench.submission.manifest import CARD_NAME, ENVIRONMENT_NAME
 from mixbench.submission.masking import check_masking, most_telling
-from mixbench.submission.network import (
-    Described,
-    ForeignCode,
-    Trust,
-    check_weights,
-    fill,
-    prove_checkpoint,
-    prove_frozen,
-    read_description,
-)
+from mixbench.submission.network import fill, prove_checkpoint, prove_frozen
 from mixbench.submission.protocol import DataFolders, check_protocol, check_table, load_dataset
 from mixbench.submission.reattack import SURVIVORS, Draw, choose, judge_reattack, reattack
 from mixbench.submission.reevaluation import reevaluate

@@ -24,9 +24,10 @@ from mixbench.submission import (
     verify,
 )
 from mixbench.submission.behaviour import Subject
+from mixbench.submission.description import Trust, read_description
 from mixbench.submission.evidence import Evidence, read_evidence, read_records
 from mixbench.submission.intake import list_files, read_manifest, take_in
-from mixbench.submission.network import Trust, fill, read_description
+from mixbench.submission.network import fill
 from mixbench.submission.protocol import load_dataset
 from mixbench.threat_model import ThreatModel
 
