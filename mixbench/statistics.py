@@ -1,11 +1,12 @@
 """Intervals and paired tests for counts of examples: two models are always compared on the same examples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
-from scipy import special, stats
+from scipy import special
 
 from mixbench.errors import InvalidInputError
 
@@ -31,8 +32,12 @@ def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> In
         raise InvalidInputError(f"an interval needs at least one example, got total={total}")
     if not 0 <= correct <= total:
         raise InvalidInputError(f"correct {correct} is not in 0 to total {total}: count each example once")
-    interval = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
-    return Interval(float(interval.low), float(interval.high))
+    rate, z = correct / total, float(special.ndtri((1 + confidence) / 2))
+    shrinkage = 1 + z * z / total
+    centre = (rate + z * z / (2 * total)) / shrinkage
+    half = z * math.sqrt(rate * (1 - rate) / total + (z / (2 * total)) ** 2) / shrinkage
+    # At the ends the bound is exact, and rounding must not move it.
+    return Interval(0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half)
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
@@ -40,8 +45,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
     The arguments count the discordant examples: right for the first model alone, right for the second alone.
     """
-    discordant = only_first + only_second
-    return 1.0 if discordant == 0 else float(stats.binomtest(only_first, discordant).pvalue)
+    return float(mcnemar_p_values(np.array([only_first]), np.array([only_second]))[0])
 
 
 def mcnemar_p_values(
@@ -66,6 +70,9 @@ def exceeds_p(only_first: int, only_second: int, total: int, *, difference: floa
         raise InvalidInputError(f"a difference of {difference} between two accuracies is not between -1 and 1")
     observed = _score(np.array([only_first]), np.array([only_second]), total, difference)[0] - _TIE
     rates = _searched_rates(only_second, total, difference)
+    # Its import takes longer than all that is done without it, such as building a leaderboard.
+    from scipy import stats  # noqa: PLC0415
+
     likely = stats.binom(total, rates[[0, -1]])
     seconds = np.arange(max(0, likely.ppf(_CUT)[0] - 1), min(total, likely.isf(_CUT)[1] + 1) + 1).astype(np.int64)
     least = _least_firsts(seconds, total, difference, score=observed)

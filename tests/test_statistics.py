@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from mixbench.errors import InvalidInputError
-from mixbench.statistics import Interval, holm, mcnemar_p, paired_difference_interval, wilson_interval
+from mixbench.statistics import (
+    Interval,
+    holm,
+    mcnemar_p,
+    mcnemar_p_values,
+    paired_difference_interval,
+    wilson_interval,
+)
 
 Z_95 = 1.959963984540054
 p_value_lists = st.lists(st.floats(0, 1), max_size=20)
@@ -18,6 +26,13 @@ def _verdicts(*, won: int, lost: int, both: int, neither: int) -> tuple[np.ndarr
     first = np.repeat([True, False, True, False], [won, lost, both, neither])
     second = np.repeat([False, True, True, False], [won, lost, both, neither])
     return first, second
+
+
+@given(st.integers(1, 3000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_wilson_is_that_of_scipy(counts: tuple[int, int]) -> None:
+    correct, total = counts
+    interval, expected = wilson_interval(correct, total), stats.binomtest(correct, total)
+    assert (interval.low, interval.high) == pytest.approx(tuple(expected.proportion_ci(method="wilson")), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +86,12 @@ def test_wilson_refuses_counts_that_cannot_be(correct: int, total: int, message:
 )
 def test_mcnemar_is_the_binomial_sum_done_by_hand(only_first: int, only_second: int, p_value: Fraction) -> None:
     assert mcnemar_p(only_first, only_second) == pytest.approx(float(p_value), rel=1e-12)
+
+
+def test_mcnemar_of_many_pairs_is_that_of_each() -> None:
+    pairs = np.array([(a, b) for a in range(25) for b in range(25)] + [(0, 400), (180, 220), (1000, 1100)])
+    alone = [stats.binomtest(a, a + b).pvalue if a + b else 1.0 for a, b in pairs.tolist()]
+    assert mcnemar_p_values(pairs[:, 0], pairs[:, 1]) == pytest.approx(alone, rel=1e-9)
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

@@ -38,9 +38,10 @@ class _BoardView:
     def rows(self) -> tuple[Row, ...]:
         return rows_of(self.board, self.leaderboard)
 
-    @property
+    @cached_property
     def attacks(self) -> dict[str, str]:
-        return {name: numbers.attack_title(attack) for name, attack in attacks_of(self.board).items()}
+        """Titles by name, the strongest first: a narrow screen cuts the others off."""
+        return {name: numbers.attack_title(attack) for name, attack in reversed(attacks_of(self.board).items())}
 
     @property
     def headline(self) -> ThreatModel:
@@ -50,8 +51,7 @@ class _BoardView:
     def curves(self) -> list[tuple[Line, Figure]]:
         """The strongest attack with a whole grid first."""
         lines = [line for line in self.board.lines if len(line.rankings) > 1]
-        lines.sort(key=lambda line: line.evaluations.norm is not self.headline.norm)
-        strongest_first = sorted(lines, key=lambda line: -list(self.attacks).index(line.evaluations.attack))
+        strongest_first = sorted(lines, key=lambda line: list(self.attacks).index(line.evaluations.attack))
         strongest_first.sort(key=lambda line: line.evaluations.norm is not self.headline.norm)
         return [(line, curves(line, self.board, dashed=self._dashed)) for line in strongest_first]
 

@@ -1,7 +1,6 @@
 """A folder of leaderboards as values: what can be trusted, and what was left out and why."""
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from mixbench.store import RECORD_NAME, StoredVerdicts, load_verdicts
 RECORDS_NAME = "records"
 SUBMISSIONS_NAME = "submissions"
 _ZOO_NAME = "model_zoo"
-_THREADS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,26 +49,15 @@ def read(folder: Path) -> Contents:
 
 
 def _read_records(folder: Path, faults: list[str]) -> list[StoredVerdicts]:
-    paths = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
-    # Reading and hashing let go of the interpreter's lock.
-    with ThreadPoolExecutor(_THREADS) as threads:
-        outcomes = threads.map(_verdicts_or_fault, paths)
-        found: list[StoredVerdicts] = []
-        for outcome in outcomes:
-            if isinstance(outcome, StoredVerdicts):
-                found.append(outcome)
-            else:
-                faults.append(outcome)
+    found: list[StoredVerdicts] = []
+    for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
+        try:
+            found.append(load_verdicts(path))
+        except RecordError as error:
+            faults.append(str(error))
+        except OSError as error:
+            faults.append(f"{path / RECORD_NAME} cannot be read ({error.strerror})")
     return found
-
-
-def _verdicts_or_fault(path: Path) -> StoredVerdicts | str:
-    try:
-        return load_verdicts(path)
-    except RecordError as error:
-        return str(error)
-    except OSError as error:
-        return f"{path / RECORD_NAME} cannot be read ({error.strerror})"
 
 
 def _without_misplaced(verdicts: list[StoredVerdicts], faults: list[str]) -> list[StoredVerdicts]:

@@ -13,8 +13,20 @@ from mixbench.attacks.gradient import FGSM
 from mixbench.threat_model import Norm, ThreatModel
 from tests.cli.conftest import Run, tree
 
-VERBS = ("eval", "train", "models", "attacks", "datasets", "show", "compare", "schema", "bench")
-HEAVY = ("numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "timm", "torch", "torchvision")
+VERBS = ("eval", "train", "models", "attacks", "datasets", "show", "compare", "plot", "schema", "leaderboard", "bench")
+HEAVY = (
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torch",
+    "torchvision",
+)
 
 
 def test_help_names_every_verb(mixbench: Run) -> None:
@@ -24,7 +36,7 @@ def test_help_names_every_verb(mixbench: Run) -> None:
     assert listed == list(VERBS)
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "bench eval"])
+@pytest.mark.parametrize("verb", [*VERBS, "bench eval", "leaderboard run"])
 def test_each_verb_has_help_of_its_own(verb: str, mixbench: Run) -> None:
     outcome = mixbench(*verb.split(), "--help")
     assert (outcome.code, outcome.err) == (0, "")
@@ -37,7 +49,7 @@ def test_help_imports_no_heavy_package() -> None:
     program = f"""
 import sys
 from mixbench.cli.main import main
-for verb in {["", *VERBS, "bench eval"]}:
+for verb in {["", *VERBS, "bench eval", "leaderboard run"]}:
     try:
         main([*verb.split(), "--help"])
     except SystemExit as ended:
