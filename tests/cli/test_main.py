@@ -13,7 +13,10 @@ from mixbench.attacks.gradient import FGSM
 from mixbench.threat_model import Norm, ThreatModel
 from tests.cli.conftest import Run, tree
 
-VERBS = ("eval", "train", "models", "attacks", "datasets", "show", "compare", "plot", "schema", "leaderboard", "bench")
+VERBS = (
+    *("eval", "train", "models", "attacks", "datasets", "show", "compare", "plot", "schema"),
+    *("submit", "verify", "accept", "leaderboard", "bench"),
+)
 HEAVY = (
     "jinja2",
     "matplotlib",
