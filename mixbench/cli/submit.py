@@ -1,8 +1,6 @@
 """`mixbench submit`: a folder that is ready for a pull request."""
 
-import hashlib
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +11,10 @@ from mixbench.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from mixbench.datasets import Examples
-    from mixbench.evaluation import Plan
     from mixbench.models import LoadedModel
     from mixbench.submission import NetworkFiles, Result, SubmissionCard
-    from mixbench.threat_model import ThreatModel
 
 _FAILED = 1
-_INTERRUPTED = 130
 _UNFINISHED = ".unfinished"
 _QUESTIONS = {
     "author": "Authors, separated by semicolons",
@@ -38,6 +33,9 @@ def submit_model(
     dataset: Annotated[str, typer.Option(help="What to evaluate on; see mixbench datasets.")],
     record: Annotated[
         list[Path] | None, typer.Option(help="A run folder to take instead of evaluating; may be repeated.")
+    ] = None,
+    protocol: Annotated[
+        Path | None, typer.Option(help="What a board evaluates: leaderboards/protocols/DATASET.toml.")
     ] = None,
     attack: Annotated[str, typer.Option(help="One or several: fgsm,pgd,autoattack.")] = "autoattack",
     norm: Annotated[str | None, typer.Option(help="Linf, L2 or L1. [default: the dataset's]")] = None,
@@ -68,6 +66,8 @@ def submit_model(
         "reference": reference,
     }
     card = _card(fields, asks=not no_input and sys.stdin.isatty())
+    from mixbench.cli.eval import default_threat_models
+    from mixbench.cli.submit_run import Evaluator, board_plans, chosen_plans, read_board
     from mixbench.cli.verify import print_report, run_verification
     from mixbench.datasets import CATALOGUE, load_examples
     from mixbench.errors import RecordError, UnknownNameError
@@ -79,6 +79,9 @@ def submit_model(
     if (output / full_name).exists():
         raise RecordError(f"{output / full_name} exists already: choose another --name or --output, or delete it")
     cache = cache_folder(cache_dir)
+    board = None if protocol is None else read_board(protocol, dataset=dataset)
+    if board is not None:
+        subset, n_examples = board.evaluations[0].subset, None
     examples = load_examples(
         dataset, data_dir=data_dir, cache_dir=cache, subset=subset, n_examples=n_examples, seed=seed
     )
@@ -88,9 +91,11 @@ def submit_model(
     if record:
         submission = pack(output, network, _existing(record, loaded), card)
     else:
-        threat_models = _threat_models(dataset, norm, eps)
-        evaluator = _Evaluator(output / _UNFINISHED, resolve_device(device))
-        plans = _plans(loaded, examples, attack, threat_models, seed)
+        evaluator = Evaluator(output / _UNFINISHED, resolve_device(device))
+        if board is not None:
+            plans = board_plans(loaded, examples, board)
+        else:
+            plans = chosen_plans(loaded, examples, attack, default_threat_models(dataset, norm, eps), seed=seed)
         submission = pack(output, network, evaluator.results(plans), card)
         evaluator.clean_up()
     report = run_verification(
@@ -132,63 +137,7 @@ def _network(model: str, full_name: str, checkpoint: Path, examples: "Examples",
     return registered_network(full_name, checkpoint, examples, filter_seed=filter_seed)
 
 
-def _threat_models(dataset: str, norm: str | None, eps: str | None) -> "list[ThreatModel]":
-    from mixbench.cli.eval import default_threat_models
-
-    return default_threat_models(dataset, norm, eps)
-
-
 def _existing(folders: list[Path], loaded: "LoadedModel") -> "list[Result]":
     from mixbench.submission import Result
 
     return [Result.load(folder).renamed(loaded.identity) for folder in folders]
-
-
-def _plans(
-    loaded: "LoadedModel", examples: "Examples", attacks: str, threat_models: "list[ThreatModel]", seed: int
-) -> "list[Plan]":
-    from mixbench.attacks import attack_named
-    from mixbench.evaluation import plan
-
-    names = [name.strip() for name in attacks.split(",")]
-    return [plan(loaded, examples, attack_named(name), threat_models, seed=seed) for name in names]
-
-
-class _Evaluator:
-    """Evaluates plans; what is finished is kept in `folder` until the submission is packed."""
-
-    def __init__(self, folder: Path, device: str) -> None:
-        self._folder = folder
-        self._device = device
-        self._workspaces: list[Path] = []
-
-    def results(self, plans: "list[Plan]") -> "list[Result]":
-        """Return the results of all plans; ends the program with 130 where it is interrupted."""
-        from mixbench.cli.eval import progress_bar
-        from mixbench.evaluation import evaluate
-        from mixbench.submission import Result
-
-        results: list[Result] = []
-        try:
-            for run_plan in plans:
-                workspace = self._folder / hashlib.sha256("".join(run_plan.record_ids).encode()).hexdigest()[:16]
-                self._workspaces.append(workspace)
-                with progress_bar() as progress:
-                    evaluations = evaluate(run_plan, workspace=workspace, device=self._device, progress=progress)
-                results.extend(Result.of(evaluation) for evaluation in evaluations)
-        except KeyboardInterrupt:
-            typer.echo(
-                f"\ninterrupted; what was finished is kept in {self._folder}: run the same command again to go on",
-                err=True,
-            )
-            raise typer.Exit(_INTERRUPTED) from None
-        return results
-
-    def clean_up(self) -> None:
-        """Delete what was kept."""
-        from mixbench.evaluation import remove_workspace
-
-        for workspace in self._workspaces:
-            remove_workspace(workspace)
-        with suppress(OSError):  # other runs may be unfinished
-            self._folder.rmdir()

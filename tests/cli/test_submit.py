@@ -158,6 +158,43 @@ def _interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+_BOARD = """
+title = "Digits"
+dataset = "{dataset}"
+split = "test"
+seed = 3
+block_size = 1000
+headline = {{ attack = "pgd", threat_model = "Linf 1/2" }}
+subsets.all = {{ n = 360, fingerprint = "3d663bae755b6db966a821397f7763a21517f7053525d9d304c17d875a438bdc" }}
+evaluations = [
+  {{ attack = "fgsm", norm = "Linf", eps = ["1/4", "1/2"], subset = "all" }},
+  {{ attack = "pgd", norm = "Linf", eps = ["1/2"], subset = "all" }},
+]
+"""
+
+
+def test_a_board_says_what_is_evaluated_and_shows_what_is_accepted(here: Path, mixbench: Run) -> None:
+    protocols = here / "leaderboards" / "protocols"
+    protocols.mkdir(parents=True)
+    (here / "model_zoo").mkdir()
+    (protocols / "digits.toml").write_text(_BOARD.format(dataset="digits"))
+    board = ("--protocol", protocols / "digits.toml", "--device", "cpu", "--output", "leaderboards/incoming")
+    assert mixbench(*_MODEL, *_CARD, *board).code == 0
+    records = [json.loads(path.read_text()) for path in here.glob("leaderboards/incoming/*/records/*/record.json")]
+    evaluated = {(record["attack"]["name"], record["threat_model"]["eps"]) for record in records}
+    assert evaluated == {("fgsm", "1/4"), ("fgsm", "1/2"), ("pgd", "1/2")}
+    assert {record["protocol"]["seed"] for record in records} == {3}
+    assert mixbench("accept", f"leaderboards/incoming/{_NAME}").code == 0
+    assert "convmixer\\_frozen.mine" in (here / "leaderboards" / "README.md").read_text()
+    assert "A. N. Author" in (here / "leaderboards" / "index.html").read_text()
+
+
+def test_a_board_of_other_data(here: Path, mixbench: Run) -> None:
+    (here / "mnist.toml").write_text(_BOARD.format(dataset="mnist"))
+    outcome = mixbench(*_MODEL, *_CARD, "--protocol", "mnist.toml")
+    assert outcome.refuses("mnist.toml is about all of mnist", "expected one subset of digits")
+
+
 def test_a_name_that_is_taken(here: Path, mixbench: Run) -> None:
     (here / "submissions" / _NAME).mkdir(parents=True)
     assert mixbench(*_MODEL, *_CARD, *_QUICK).refuses("exists already", "--name")
