@@ -7,6 +7,8 @@ from typing import TypeVar
 from mixbench.errors import AttackViolationError, DatasetError, MixbenchError
 from mixbench.submission.report import CheckResult, Status, printable
 
+_SHOWN = 3
+
 T = TypeVar("T")
 CheckCallback = Callable[[str], None]
 """Called with the name of each check before it runs."""
@@ -67,5 +69,7 @@ class Examination:
 
 
 def merged(said: list[Said]) -> Said:
-    """Return several findings as one."""
-    return "; ".join(reason for reason, _ in said), tuple(doubt for _, doubts in said for doubt in doubts)
+    """Return several findings as one: every doubt, and the first few reasons."""
+    reasons = [reason for reason, _ in said]
+    more = f"; and {len(reasons) - _SHOWN} more records like these" if len(reasons) > _SHOWN else ""
+    return "; ".join(reasons[:_SHOWN]) + more, tuple(doubt for _, doubts in said for doubt in doubts)

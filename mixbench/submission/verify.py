@@ -187,7 +187,7 @@ def _check_tables(evidences: tuple[Evidence, ...], examples: Examples) -> str:
 
 def _check_protocols(evidences: tuple[Evidence, ...], examples: Examples) -> Said:
     doubts = [doubt for one in evidences for doubt in check_protocol(one, num_classes=examples.num_classes)]
-    attacks = sorted({f"{one.record.attack.name} at {one.record.threat_model.value}" for one in evidences})
+    attacks = sorted({one.title for one in evidences})
     return f"known: {', '.join(attacks)}", tuple(dict.fromkeys(doubts))
 
 
@@ -209,12 +209,13 @@ def _replay_adversarials(subject: Subject, claims: _Claims) -> Said:
 
 
 def _reattack(subject: Subject, claims: _Claims, scope: Scope) -> Said:
-    said: list[Said] = []
+    found: list[tuple[float, Said]] = []
     for evidence in claims.evidences:
         sample = choose(evidence, claims.draw, survivors=scope.most_survivors)
-        found = reattack(subject, evidence, sample, claims.draw, every_stage=scope.full)
-        said.append(judge_reattack(evidence, found, records=len(claims.evidences)))
-    return merged(said)
+        result = reattack(subject, evidence, sample, claims.draw, every_stage=scope.full)
+        found.append((result.p_value, judge_reattack(evidence, result, records=len(claims.evidences))))
+    # The least likely first: the others may not be shown.
+    return merged([said for _, said in sorted(found, key=lambda pair: pair[0])])
 
 
 def _check_masking(subject: Subject, claims: _Claims, scope: Scope) -> Said:

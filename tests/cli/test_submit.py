@@ -167,8 +167,8 @@ block_size = 1000
 headline = {{ attack = "pgd", threat_model = "Linf 1/2" }}
 subsets.all = {{ n = 360, fingerprint = "3d663bae755b6db966a821397f7763a21517f7053525d9d304c17d875a438bdc" }}
 evaluations = [
-  {{ attack = "fgsm", norm = "Linf", eps = ["1/4", "1/2"], subset = "all" }},
-  {{ attack = "pgd", norm = "Linf", eps = ["1/2"], subset = "all" }},
+  {{ attack = "pgd", norm = "L2", eps = ["4"], subset = "all" }},
+  {{ attack = "pgd", norm = "Linf", eps = ["2/5", "1/2"], subset = "all" }},
 ]
 """
 
@@ -181,8 +181,8 @@ def test_a_board_says_what_is_evaluated_and_shows_what_is_accepted(here: Path, m
     board = ("--protocol", protocols / "digits.toml", "--device", "cpu", "--output", "leaderboards/incoming")
     assert mixbench(*_MODEL, *_CARD, *board).code == 0
     records = [json.loads(path.read_text()) for path in here.glob("leaderboards/incoming/*/records/*/record.json")]
-    evaluated = {(record["attack"]["name"], record["threat_model"]["eps"]) for record in records}
-    assert evaluated == {("fgsm", "1/4"), ("fgsm", "1/2"), ("pgd", "1/2")}
+    evaluated = {(record["threat_model"]["norm"], record["threat_model"]["eps"]) for record in records}
+    assert evaluated == {("L2", "4"), ("Linf", "2/5"), ("Linf", "1/2")}
     assert {record["protocol"]["seed"] for record in records} == {3}
     assert mixbench("accept", f"leaderboards/incoming/{_NAME}").code == 0
     assert "convmixer\\_frozen.mine" in (here / "leaderboards" / "README.md").read_text()

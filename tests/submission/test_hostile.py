@@ -134,6 +134,11 @@ def test_a_folder_that_is_not_only_files(
     assert refused(check(folder), "files", *fragments)
 
 
+def test_a_link_to_a_submission_is_none(honest: Path, tmp_path: Path, check: Verify) -> None:
+    (tmp_path / "convmixer_frozen.linked").symlink_to(honest)
+    assert refused(check(tmp_path / "convmixer_frozen.linked"), "files", "is a symbolic link")
+
+
 def _listed(change: Json) -> Forge:
     return lambda folder: edit_json(folder / MANIFEST, lambda manifest: manifest["files"][0].update(change))
 

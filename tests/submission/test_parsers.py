@@ -14,6 +14,7 @@ from mixbench.errors import InvalidInputError, RecordError
 from mixbench.records import EvaluationRecord
 from mixbench.submission import Environment, Manifest, SubmissionCard, VerificationReport
 from mixbench.submission.evidence import check_parquet
+from mixbench.submission.examination import merged
 from mixbench.submission.manifest import check_submission_name, size_limit
 from mixbench.submission.markdown import as_text
 from mixbench.submission.report import printable
@@ -191,13 +192,21 @@ def test_printable_text_is_short_ascii_on_one_line(text: str) -> None:
     assert all(" " <= character <= "~" for character in shown)
 
 
+def test_many_findings_keep_every_doubt_and_the_first_reasons() -> None:
+    said = [(f"reason {number}", (f"doubt {number}",)) for number in range(5)]
+    reason, doubts = merged(said)
+    assert reason == "reason 0; reason 1; reason 2; and 2 more records like these"
+    assert doubts == tuple(f"doubt {number}" for number in range(5))
+    assert merged(said[:2]) == ("reason 0; reason 1", ("doubt 0", "doubt 1"))
+
+
 @given(text=st.text(max_size=200))
 def test_text_in_markdown_is_no_markup(text: str) -> None:
     shown = as_text(text)
     assert not set("<>`*_[]()|\\@\n") & set(shown)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(choices=st.data())
 def test_verification_survives_any_damage(
     honest: Path, tmp_path_factory: pytest.TempPathFactory, check: Verify, choices: st.DataObject
