@@ -13,7 +13,9 @@ from mixbench.evaluation.metering import MeteredModel, fitting_micro_batch, memo
 from mixbench.evaluation.model_checks import check_outputs
 from mixbench.evaluation.verification import judge
 from mixbench.models import LoadedModel
+from mixbench.records import Accuracy
 from mixbench.submission.evidence import Evidence
+from mixbench.submission.manifest import CONFIG_NAME
 
 _CPU = torch.device("cpu")
 _INSPECTED = 64
@@ -141,11 +143,11 @@ def _zero_gradients(subject: Subject, images: Tensor, labels: Tensor, loss: Call
     return int((~(torch.isfinite(largest) & (largest > 0))).sum())
 
 
-def replay_clean(subject: Subject, evidence: Evidence) -> str:
-    """Return the clean accuracy found here; raises RecordError if the record's predictions are not the network's.
+def replay_clean(subject: Subject, evidence: Evidence, stated: Accuracy | None) -> tuple[str, tuple[str, ...]]:
+    """Return the clean accuracy found here and doubts; raises RecordError if record or card claim another.
 
     Predictions and margins are compared example by example; examples with a margin below 1e-3 may flip, since the
-    record may come from another device.
+    record may come from another device. `stated` is what the checkpoint's card says of the whole test split.
     """
     verdicts = judge(subject.model, subject.images, subject.labels, micro_batch=subject.micro_batch)
     margins, predictions = verdicts.margins.numpy(), verdicts.predictions.numpy()
@@ -161,7 +163,14 @@ def replay_clean(subject: Subject, evidence: Evidence) -> str:
             " network: evaluate this checkpoint again"
         )
     correct = int((~verdicts.broken).sum())
-    return f"{correct} of {len(told)} correct here, {evidence.record.clean.correct} in the record"
+    found = f"{correct} of {len(told)} correct here, {evidence.record.clean.correct} in the record"
+    if stated is None:
+        return found, ()
+    if stated.total != len(told):
+        return found, (f"{found}; the card's clean accuracy is of {stated.total} examples and was not replayed",)
+    if abs(stated.correct - correct) > int(borderline.sum()):
+        raise RecordError(f"{found}, but {stated.correct} on the card in {CONFIG_NAME}: pack the submission again")
+    return found, ()
 
 
 CHECKS: Mapping[str, Callable[[Subject], str | tuple[str, tuple[str, ...]]]] = {

@@ -63,9 +63,9 @@ def _p_value(successes: int, n: int, share: float) -> float:
 
 
 def most_telling(evidences: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
-    """Return, for each norm, the record of the largest eps that claims survivors: where masking shows most."""
+    """Return, for each norm, the record with most survivors at the largest eps that has any: masking shows there."""
     chosen: dict[Norm, Evidence] = {}
-    for evidence in sorted(evidences, key=lambda evidence: evidence.record.threat_model.eps):
+    for evidence in sorted(evidences, key=lambda one: (one.record.threat_model.eps, one.record.robust.correct)):
         if evidence.record.robust.correct:
             chosen[evidence.record.threat_model.norm] = evidence
     return tuple(chosen.values())

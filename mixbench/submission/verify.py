@@ -12,7 +12,7 @@ from mixbench.datasets import Examples
 from mixbench.errors import InvalidInputError, RecordError
 from mixbench.evaluation.model_checks import ready_for_attack
 from mixbench.models import LoadedModel
-from mixbench.records import EvaluationRecord, Provenance
+from mixbench.records import Accuracy, EvaluationRecord, Provenance
 from mixbench.submission.behaviour import CHECKS, Subject, replay_clean
 from mixbench.submission.card import Environment, SubmissionCard
 from mixbench.submission.description import Described, ForeignCode, Trust, check_weights, read_description
@@ -54,8 +54,9 @@ class Scope:
 
 @dataclass(frozen=True, eq=False)
 class _Claims:
-    """What can be judged once the network is built: the records, the data, and where random choices come from."""
+    """What can be judged once the network is built: card, records, data, and where random choices come from."""
 
+    stated: Accuracy | None
     evidences: tuple[Evidence, ...]
     examples: Examples
     draw: Draw
@@ -129,7 +130,9 @@ def _examine(examination: Examination, intake: Intake | None, *, seed: int, data
         for check in (*CHECKS, *_CLAIM_CHECKS, *((_FULL_CHECK,) if scope.full else ())):
             examination.skip(check)
         return
-    _examine_network(examination, loaded, _Claims(evidences, examples, Draw(intake.bundle_sha256, seed)), scope)
+    stated = described.card.clean if isinstance(described, Described) else None
+    claims = _Claims(stated, evidences, examples, Draw(intake.bundle_sha256, seed))
+    _examine_network(examination, loaded, claims, scope)
 
 
 def _examine_network(examination: Examination, loaded: LoadedModel, claims: _Claims, scope: Scope) -> None:
@@ -138,7 +141,7 @@ def _examine_network(examination: Examination, loaded: LoadedModel, claims: _Cla
         subject = Subject(loaded, claims.examples)
         for check, examine in CHECKS.items():
             run(check, examine, subject, say=_said)
-        run("clean accuracy", _replay_clean, subject, claims, say=str)
+        run("clean accuracy", _replay_clean, subject, claims, say=_said)
         run("adversarials", _replay_adversarials, subject, claims, say=_said)
         run("re-attack", _reattack, subject, claims, scope, say=_said, while_sound=True)
         run("masking", _check_masking, subject, claims, scope, say=_said, while_sound=True)
@@ -200,8 +203,9 @@ def _check_identities(loaded: LoadedModel, records: tuple[EvaluationRecord, ...]
     return f"every record is of these weights ({loaded.identity.sha256[:16]})"
 
 
-def _replay_clean(subject: Subject, claims: _Claims) -> str:
-    return [replay_clean(subject, evidence) for evidence in claims.evidences][-1]
+def _replay_clean(subject: Subject, claims: _Claims) -> Said:
+    # All records are about the same examples, so one of the answers says it all.
+    return [replay_clean(subject, evidence, claims.stated) for evidence in claims.evidences][-1]
 
 
 def _replay_adversarials(subject: Subject, claims: _Claims) -> Said:

@@ -63,7 +63,9 @@ def test_an_accepted_submission_is_where_it_belongs(checkout: Path, report: Veri
         "model.safetensors",
         "README.md",
     }
-    assert "\nlicense_name: mit\n" in (checkout / "model_zoo" / NAME / "README.md").read_text()
+    text = (checkout / "model_zoo" / NAME / "README.md").read_text()
+    for fact in ("license_name: mit\n", "datasets:\n- digits\n", "`mixbench train --model", "97.50% (351 of 360 "):
+        assert fact in text
     assert [path for path in boards.iterdir() if path.name.startswith(".")] == []
 
 

@@ -625,6 +625,12 @@ def test_a_better_clean_accuracy_than_the_network_has(honest: Path, tmp_path: Pa
     assert refused(check(folder), "clean accuracy", "1 predictions and 1 margins of 48")
 
 
+def test_a_better_clean_accuracy_on_the_card(honest_fgsm: Path, tmp_path: Path, check: Verify) -> None:
+    folder = copied(honest_fgsm, tmp_path)
+    edited(CONFIG, lambda config: config["mixbench"]["clean"].update(correct=359))(folder)
+    assert refused(check(folder), "clean accuracy", "351 of 360 correct here", "359 on the card")
+
+
 def test_margins_of_another_network(honest: Path, tmp_path: Path, check: Verify) -> None:
     folder = copied(honest, tmp_path)
     edited_table(lambda table: table.__setitem__("margin", table["margin"] * 1.1))(folder)

@@ -206,14 +206,14 @@ def test_text_in_markdown_is_no_markup(text: str) -> None:
     assert not set("<>`*_[]()|\\@\n") & set(shown)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(choices=st.data())
 def test_verification_survives_any_damage(
-    honest: Path, tmp_path_factory: pytest.TempPathFactory, check: Verify, choices: st.DataObject
+    toppled: Path, tmp_path_factory: pytest.TempPathFactory, check: Verify, choices: st.DataObject
 ) -> None:
     """Any bytes in any place of any file, with hashes that fit: a table each time, and no library's error in it."""
-    names = sorted(str(path.relative_to(honest)) for path in honest.rglob("*") if path.is_file())
-    folder = copied(honest, tmp_path_factory.mktemp("damaged"))
+    names = sorted(str(path.relative_to(toppled)) for path in toppled.rglob("*") if path.is_file())
+    folder = copied(toppled, tmp_path_factory.mktemp("damaged"))
     path = folder / choices.draw(st.sampled_from(names))
     content = bytearray(path.read_bytes())
     start = choices.draw(st.integers(0, len(content)))
