@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from mixbench.errors import AttackViolationError, DatasetError, MixbenchError
+from mixbench.errors import DatasetError, MixbenchError
 from mixbench.submission.report import CheckResult, Status, printable
 
 _SHOWN = 3
@@ -46,8 +46,8 @@ class Examination:
         try:
             value = examine(*needs)
             said = say(value)
-        except (DatasetError, AttackViolationError):
-            # The data is not here, or an attack is wrong: neither is the submission's fault.
+        except DatasetError:
+            # The data is not here, which is not the submission's fault.
             raise
         except MixbenchError as error:
             self._note(check, Status.FAIL, str(error))
