@@ -3,20 +3,37 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
 from mixbench.errors import RecordError
-from mixbench.records import EvaluationRecord
-from mixbench.statistics import Interval, exact_difference_interval, mcnemar_p
+from mixbench.paired_difference import exact_difference_interval
+from mixbench.records import AttackIdentity, DatasetIdentity, ThreatModelField
+from mixbench.records import Protocol as EvaluationProtocol
+from mixbench.statistics import Interval, mcnemar_p
 from mixbench.store import StoredEvaluation
 
 Outcome = Literal["clean", "robust"]
 CLEAN = "clean"
 """What lost an example that is misclassified without attack, beside the names of the attack's stages."""
+
+
+class Evaluated(Protocol):
+    """What decides whether two evaluations may be compared; a record says it, and so does a plan of one."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102 - as in a record
+    @property
+    def dataset(self) -> DatasetIdentity: ...  # noqa: D102
+    @property
+    def attack(self) -> AttackIdentity: ...  # noqa: D102
+    @property
+    def threat_model(self) -> ThreatModelField: ...  # noqa: D102
+    @property
+    def protocol(self) -> EvaluationProtocol: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,8 @@ def compare(first: StoredEvaluation, second: StoredEvaluation, *, outcome: Outco
     )
 
 
-def check_comparable(first: EvaluationRecord, second: EvaluationRecord) -> None:
-    """Raise RecordError naming the first thing that forbids comparing two records: other examples or protocol."""
+def check_comparable(first: Evaluated, second: Evaluated) -> None:
+    """Raise RecordError naming the first thing that forbids comparing two evaluations: other examples or protocol."""
     if first.protocol.hash == second.protocol.hash:
         return
     told, other = _protocol_fields(first), _protocol_fields(second)
@@ -95,7 +112,7 @@ def check_comparable(first: EvaluationRecord, second: EvaluationRecord) -> None:
     )
 
 
-def _protocol_fields(record: EvaluationRecord) -> dict[str, object]:
+def _protocol_fields(record: Evaluated) -> dict[str, object]:
     """Return by name all that the protocol hash is made of."""
     dataset, attack, protocol = record.dataset, record.attack, record.protocol
     return {

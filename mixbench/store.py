@@ -264,11 +264,11 @@ def _broken_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
     """Return what the rows of broken examples claim that cannot be."""
     norm, grid = record.threat_model.norm, record.protocol.eps_grid
     allowed = {str(eps): float(eps) + ThreatModel(norm, eps).tolerance() for eps in grid}
-    rows = table.filter(table["broken"])
+    names = ("label", "clean_prediction", "adversarial_prediction", "norm")
+    rows = table.select([*names, "eps"]).filter(table["broken"])
     eps = rows["eps"].combine_chunks().dictionary_encode()
     of_value = np.array([allowed.get(value, np.nan) for value in eps.dictionary.to_pylist()], dtype=np.float64)
     limits = of_value[eps.indices.to_numpy()]
-    names = ("label", "clean_prediction", "adversarial_prediction", "norm")
     label, clean, adversarial, norms = (_column(rows, name) for name in names)
     faults: tuple[tuple[str, np.ndarray], ...] = (
         ("broken is set where the clean prediction is wrong", clean != label),

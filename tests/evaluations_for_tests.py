@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mixbench.records import Accuracy, EvaluationRecord
 from mixbench.store import Store, StoredEvaluation, encode_examples, load_evaluation
@@ -53,19 +54,30 @@ def evaluation_of(
 
     `model` and `dataset` change fields of the record, `columns` of the table.
     """
-    golden = EvaluationRecord.from_json(GOLDEN_TEXT)
     examples = encode_examples(table_of(fates) | (columns or {}))
+    record = _record(fates, model={"sha256": sha256} | (model or {}), dataset=dataset or {}, examples=examples)
+    return load_evaluation(Store(store).add(with_seed(record, seed), examples=examples))
+
+
+def unstored(fates: Sequence[str], *, sha256: str = "a" * 64) -> StoredEvaluation:
+    """As `evaluation_of`, without a file: for thousands of them."""
+    record = _record(fates, model={"sha256": sha256}, dataset={}, examples=b"")
+    return StoredEvaluation(with_seed(record, 0), pd.DataFrame(table_of(fates)), Path("memory"))
+
+
+def _record(
+    fates: Sequence[str], *, model: dict[str, Any], dataset: dict[str, Any], examples: bytes
+) -> EvaluationRecord:
+    golden = EvaluationRecord.from_json(GOLDEN_TEXT)
     n, wrong = len(fates), fates.count("wrong")
-    counts = {stage: fates.count(stage) for stage in STAGES}
     changes = {
-        "model": golden.model.model_copy(update={"sha256": sha256} | (model or {})),
-        "dataset": golden.dataset.model_copy(update={"n": n} | (dataset or {})),
+        "model": golden.model.model_copy(update=model),
+        "dataset": golden.dataset.model_copy(update={"n": n} | dataset),
         "clean": Accuracy(correct=n - wrong, total=n),
         "robust": Accuracy(correct=fates.count("robust"), total=n),
-        "broken_by": counts,
+        "broken_by": {stage: fates.count(stage) for stage in STAGES},
         "borderline": 0,
         "cost": golden.cost.model_copy(update={"forwards": n, "backwards": 0}),
         "examples_sha256": hashlib.sha256(examples).hexdigest(),
     }
-    record = with_seed(golden.model_copy(update=changes), seed)
-    return load_evaluation(Store(store).add(record, examples=examples))
+    return golden.model_copy(update=changes)

@@ -5,7 +5,8 @@ import pytest
 
 from mixbench.comparison import check_comparable, compare
 from mixbench.errors import RecordError
-from mixbench.statistics import exact_difference_interval, mcnemar_p
+from mixbench.paired_difference import exact_difference_interval
+from mixbench.statistics import mcnemar_p
 from tests.evaluations_for_tests import evaluation_of
 
 # Eight examples, worked by hand below.

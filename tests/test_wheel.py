@@ -47,6 +47,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 def test_the_wheel_holds_the_package_its_types_and_the_zoo(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mixbench").rglob("*.py")}
+    modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "mixbench" / "leaderboard" / "templates").iterdir()}
     zoo = {
         f"mixbench/model_zoo/{name}/{file}"
         for name in zoo_names()

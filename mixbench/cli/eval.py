@@ -59,7 +59,7 @@ def evaluate_model(
     from mixbench.evaluation import plan
     from mixbench.models import load_model
 
-    chosen = _with_pgd_options(attack_named(attack), steps, relative_step_size, restarts)
+    chosen = with_pgd_options(attack_named(attack), steps, relative_step_size, restarts)
     torch_device = resolve_device(device)
     _check_eps(norm, eps)
     loaded = load_model(model, checkpoint=checkpoint, trust_pickle=trust_pickle)
@@ -84,9 +84,10 @@ def evaluate_model(
     _print_result(records, runs, as_json=as_json)
 
 
-def _with_pgd_options(
+def with_pgd_options(
     attack: "Attack", steps: int | None, relative_step_size: float | None, restarts: int | None
 ) -> "Attack":
+    """Return `attack` with those of its parameters that are given; raises InvalidInputError if it has none."""
     from dataclasses import replace
 
     from mixbench.attacks import PGD

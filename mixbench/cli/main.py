@@ -1,6 +1,7 @@
 """`mixbench`: parses, hands over to a verb, and turns errors into one sentence and an exit code.
 
-Exit codes: 0 done, 1 a check found a regression, 2 the user's error, 3 ours, 130 interrupted.
+Exit codes: 0 done, 1 a check found a regression, 2 the user's error, 3 ours, 4 a check was inconclusive, 130
+interrupted.
 """
 
 import sys
@@ -17,6 +18,7 @@ from mixbench.cli.bench import bench
 from mixbench.cli.compare import compare_records
 from mixbench.cli.datasets import list_datasets
 from mixbench.cli.eval import evaluate_model
+from mixbench.cli.gate import gate_records
 from mixbench.cli.leaderboard import leaderboard
 from mixbench.cli.models import list_models
 from mixbench.cli.plot import plot_records
@@ -65,6 +67,7 @@ app.command("attacks")(list_attacks)
 app.command("datasets")(list_datasets)
 app.command("show")(show_record)
 app.command("compare")(compare_records)
+app.command("gate")(gate_records)
 app.command("plot")(plot_records)
 app.command("schema")(print_schema)
 app.add_typer(leaderboard, name="leaderboard")

@@ -14,20 +14,11 @@ from mixbench.threat_model import Norm, ThreatModel
 from tests.cli.conftest import Run, tree
 
 VERBS = (
-    *("eval", "train", "models", "attacks", "datasets", "show", "compare", "plot", "schema"),
+    *("eval", "train", "models", "attacks", "datasets", "show", "compare", "gate", "plot", "schema"),
     *("submit", "verify", "accept", "leaderboard", "bench"),
 )
 HEAVY = (
-    "jinja2",
-    "matplotlib",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "rich",
-    "scipy",
-    "sklearn",
-    "timm",
-    "torch",
+    *("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "timm", "torch"),
     "torchvision",
 )
 
