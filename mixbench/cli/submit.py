@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixbench.cli.options import CacheDir, DataDir, Device, cache_folder, resolve_device
-from mixbench.errors import InvalidInputError
+from mixbench.errors import InvalidInputError, RecordError, UnknownNameError
 
 if TYPE_CHECKING:
     from mixbench.datasets import Examples
@@ -57,52 +57,57 @@ def submit_model(
     cache_dir: CacheDir = None,
 ) -> None:
     """Evaluate a checkpoint, pack it with card, records and adversarial examples, and verify the result."""
-    fields = {
-        "author": ";".join(author) if author else None,
-        "licence": licence,
-        "training_data": training_data,
-        "recipe": recipe,
-        "extra_data": extra_data,
-        "reference": reference,
-    }
-    card = _card(fields, asks=not no_input and sys.stdin.isatty())
+    texts = (";".join(author or ()), licence, training_data, recipe, extra_data, reference)
+    card = _card(dict(zip(_QUESTIONS, texts, strict=True)), asks=not no_input and sys.stdin.isatty())
     from mixbench.cli.eval import default_threat_models
     from mixbench.cli.submit_run import Evaluator, board_plans, chosen_plans, read_board
-    from mixbench.cli.verify import print_report, run_verification
-    from mixbench.datasets import CATALOGUE, load_examples
-    from mixbench.errors import RecordError, UnknownNameError
-    from mixbench.submission import pack, submission_name
+    from mixbench.datasets import load_examples
+    from mixbench.submission import pack
 
-    full_name = submission_name(model, name)
-    if dataset not in CATALOGUE:
-        raise UnknownNameError("dataset", dataset, CATALOGUE)
-    if (output / full_name).exists():
-        raise RecordError(f"{output / full_name} exists already: choose another --name or --output, or delete it")
-    cache = cache_folder(cache_dir)
+    full_name = _free_name(model, name, dataset, output)
     board = None if protocol is None else read_board(protocol, dataset=dataset)
     if board is not None:
         subset, n_examples = board.evaluations[0].subset, None
+    cache = cache_folder(cache_dir)
     examples = load_examples(
         dataset, data_dir=data_dir, cache_dir=cache, subset=subset, n_examples=n_examples, seed=seed
     )
     network = _network(model, full_name, checkpoint, examples, filter_seed)
     channels, height, width = examples.images.shape[1:]
     loaded = network.load((channels, height, width))
+    evaluator = Evaluator(output / _UNFINISHED, resolve_device(device))
     if record:
-        submission = pack(output, network, _existing(record, loaded), card)
+        results = _existing(record, loaded)
+    elif board is not None:
+        results = evaluator.results(board_plans(loaded, examples, board))
     else:
-        evaluator = Evaluator(output / _UNFINISHED, resolve_device(device))
-        if board is not None:
-            plans = board_plans(loaded, examples, board)
-        else:
-            plans = chosen_plans(loaded, examples, attack, default_threat_models(dataset, norm, eps), seed=seed)
-        submission = pack(output, network, evaluator.results(plans), card)
-        evaluator.clean_up()
-    report = run_verification(
-        submission.folder, data_dir=data_dir, cache_dir=cache_dir, trust_code=network.factory is not None
-    )
+        threat_models = default_threat_models(dataset, norm, eps)
+        results = evaluator.results(chosen_plans(loaded, examples, attack, threat_models, seed=seed))
+    folder = pack(output, network, results, card).folder
+    evaluator.clean_up()
+    _verify_own(folder, data_dir, cache_dir, trust_code=network.factory is not None)
+
+
+def _free_name(model: str, tag: str, dataset: str, output: Path) -> str:
+    """Return the submission's name, after refusing before any work what could not be packed after it."""
+    from mixbench.datasets import CATALOGUE
+    from mixbench.submission import submission_name
+
+    name = submission_name(model, tag)
+    if dataset not in CATALOGUE:
+        raise UnknownNameError("dataset", dataset, CATALOGUE)
+    if (output / name).exists():
+        raise RecordError(f"{output / name} exists already: choose another --name or --output, or delete it")
+    return name
+
+
+def _verify_own(folder: Path, data_dir: Path | None, cache_dir: Path | None, *, trust_code: bool) -> None:
+    """Verify what was packed as a maintainer will, print the table, and end with 1 if it fails."""
+    from mixbench.cli.verify import print_report, run_verification
+
+    report = run_verification(folder, data_dir=data_dir, cache_dir=cache_dir, trust_code=trust_code)
     print_report(report)
-    typer.echo(f"submission: {submission.folder}")
+    typer.echo(f"submission: {folder}")
     if not report.passed:
         raise typer.Exit(_FAILED)
 
