@@ -14,8 +14,8 @@ from mixbench.threat_model import Norm, ThreatModel
 from tests.cli.conftest import Run, tree
 
 VERBS = (
-    *("eval", "train", "models", "attacks", "datasets", "show", "compare", "gate", "plot", "schema", "leaderboard"),
-    "bench",
+    *("eval", "train", "models", "attacks", "datasets", "show", "compare", "gate", "plot", "schema"),
+    *("submit", "verify", "accept", "leaderboard", "bench"),
 )
 HEAVY = (
     *("jinja2", "matplotlib", "numpy", "pandas", "pyarrow", "rich", "scipy", "sklearn", "timm", "torch"),
