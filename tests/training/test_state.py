@@ -13,6 +13,7 @@ from mixbench.datasets import Examples
 from mixbench.errors import MixbenchError, RecordError
 from mixbench.models import ARCHITECTURES, Checkpoint, ModelSpec, read_config
 from mixbench.training import Epoch, Places, Recipe, TrainingFolder, TrainingRun, run_key, train, train_to_folder
+from mixbench.training.schedule import Rate, rate
 from mixbench.training.state import STATE_NAME
 from tests.conftest import ROOT
 
@@ -123,7 +124,7 @@ def test_a_collapse_leaves_the_last_good_state(
     train_digits: Examples, test_digits: Examples, long: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learning rate breaks the third epoch; the state is that of the second, and the message says where."""
-    monkeypatch.setattr("mixbench.training.loop.rates", _breaking)
+    monkeypatch.setattr("mixbench.training.loop.rate", _breaking)
     with pytest.raises(MixbenchError, match=rf"epoch 3.*; the last good state is kept in {tmp_path / STATE_NAME}"):
         _train(train_digits, test_digits, long, tmp_path)
     state = TrainingFolder(tmp_path, run_key(SPEC, train_digits, long, 0, "cpu")).load(device=CPU)
@@ -132,12 +133,9 @@ def test_a_collapse_leaves_the_last_good_state(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state.model.values())
 
 
-def _breaking(recipe: Recipe, updates: int) -> list[object]:
-    from mixbench.training.schedule import rates  # noqa: PLC0415 - the real one, before it is replaced
-
-    each = updates // recipe.epochs
-    settings = enumerate(rates(recipe, updates))
-    return [replace(rate, learning_rate=1e30 if update >= 2 * each else 0.01) for update, rate in settings]
+def _breaking(recipe: Recipe, update: int, *, updates: int) -> Rate:
+    usual = rate(recipe, update, updates=updates)
+    return replace(usual, learning_rate=1e30 if update >= 2 * updates // recipe.epochs else 0.01)
 
 
 def test_a_full_disk_keeps_the_state_before(
