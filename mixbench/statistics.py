@@ -19,6 +19,31 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class CrossedSpread:
+    """How values of a full cross of two factors spread, as sample standard deviations in the units of the values.
+
+    Without replication the residual cannot be told from an interaction, and a part of it is in both kinds of means.
+
+    Attributes:
+        overall: Of all values.
+        row_means: Of the means over the columns.
+        column_means: Of the means over the rows.
+    """
+
+    overall: float
+    row_means: float
+    column_means: float
+
+
+def crossed_spread(values: Float[np.ndarray, "row column"]) -> CrossedSpread:
+    """Return the spread of a two-way layout with one value a cell, of at least two rows and two columns."""
+    if values.ndim != 2 or min(values.shape) < 2:  # noqa: PLR2004 - a two-way layout
+        raise InvalidInputError(f"a cross needs at least two rows and two columns, got {values.shape}: add seeds")
+    parts = (values, values.mean(axis=1), values.mean(axis=0))
+    return CrossedSpread(*(float(np.std(part, ddof=1)) for part in parts))
+
+
 def wilson_interval(correct: int, total: int, *, confidence: float = 0.95) -> Interval:
     """Return the Wilson score interval of `correct / total`, in [0, 1]."""
     if total < 1:

@@ -11,6 +11,7 @@ from scipy import stats
 from mixbench.errors import InvalidInputError
 from mixbench.statistics import (
     Interval,
+    crossed_spread,
     holm,
     mcnemar_p,
     mcnemar_p_values,
@@ -189,3 +190,16 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
             break
         rejected.add(index)
     assert set(np.flatnonzero(holm(p_values) <= alpha).tolist()) == rejected
+
+
+def test_the_spread_of_a_cross_is_that_of_its_cells_rows_and_columns() -> None:
+    """By hand: cells 1 2 | 3 6 have squares 4+1+0+9 about 3; row means 1.5 and 4.5; column means 2 and 4."""
+    spread = crossed_spread(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    expected = (math.sqrt(14 / 3), 3 / math.sqrt(2), math.sqrt(2))
+    assert (spread.overall, spread.row_means, spread.column_means) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (4,)])
+def test_a_cross_needs_two_rows_and_two_columns(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="at least two rows and two columns"):
+        crossed_spread(np.zeros(shape))

@@ -1,6 +1,5 @@
 """`mixbench eval`: attack a model and record what survives."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Generator
@@ -79,7 +78,7 @@ def evaluate_model(
     run_plan = plan(loaded, examples, chosen, threat_models, seed=seed, block_size=block_size)
     records = () if overwrite else _existing(run_plan, runs, with_adversarials=save_adversarials)
     if not records:
-        folder = workspace or runs / _UNFINISHED / _workspace_name(run_plan)
+        folder = workspace or runs / _UNFINISHED / run_plan.key
         records = _run(run_plan, runs, folder, torch_device, micro_batch, save_adversarials=save_adversarials)
     _print_result(records, runs, as_json=as_json)
 
@@ -125,10 +124,6 @@ def default_threat_models(dataset: str, norm: str | None, eps: str | None) -> "l
             f"{dataset} has no default radius for {chosen.value}: give it with --eps, such as 8/255"
         )
     return [default]
-
-
-def _workspace_name(run_plan: "Plan") -> str:
-    return hashlib.sha256("".join(run_plan.record_ids).encode()).hexdigest()[:16]
 
 
 def _existing(run_plan: "Plan", runs: Path, *, with_adversarials: bool) -> "tuple[EvaluationRecord, ...]":

@@ -8,26 +8,25 @@ from typing import TYPE_CHECKING
 import typer
 
 from mixbench.cli.options import resolve_device
-from mixbench.errors import InvalidInputError, MixbenchError
+from mixbench.errors import MixbenchError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mixbench.sweep import Column, SweepProgress
+    from mixbench.sweep import Column, SweepProgress, SweepResult
     from mixbench.training import Places
 
 _INTERRUPTED = 130
+_CROSSED = ("clean, sd of filter-draw means", "sd of training-seed means")
+_CAPTION = "Standard deviations of the means over the other seed, in percent; each still holds a part of the residual."
 
 
-def run_sweep_file(path: Path, places: "Places", *, plot: Path | None, overwrite: bool, tag: str | None) -> None:
+def run_sweep_file(path: Path, places: "Places") -> None:
     """Make the runs of the sweep in `path` that have no result yet, then print what all came to."""
     from mixbench.cli.tables import console
     from mixbench.store import Store
     from mixbench.sweep import RECORDS, columns, read_sweep, results, run_sweep
 
-    for option, given in (("--plot", plot), ("--tag", tag), ("--overwrite", overwrite or None)):
-        if given is not None:
-            raise InvalidInputError(f"{option} is for a single run: leave it out with --sweep")
     sweep = read_sweep(path)
     try:
         failures = run_sweep(sweep, places, devices=devices(places.device), progress=_tell)
@@ -62,22 +61,33 @@ def _tell(moment: "SweepProgress") -> None:
 
 
 def seed_table(found: Sequence["Column"]) -> "Table":
-    """Return a table with a row a model and recipe: mean and standard deviation over the seeds, in percent."""
+    """Return a table with a row a model and recipe: mean and standard deviation over the seeds, in percent.
+
+    Where filter draws and training seeds are crossed in full, it tells the spread of clean accuracy over each.
+    """
     from rich.table import Table
 
+    from mixbench.sweep import seed_spread
+
+    groups: dict[tuple[str, str, str], list[SweepResult]] = {}
+    for result, _ in found[0].accuracies:
+        groups.setdefault((result.model, result.card.dataset, result.card.recipe), []).append(result)
+    spreads = {group: seed_spread(members) for group, members in groups.items()}
+    crossed = any(spread is not None for spread in spreads.values())
     table = Table("model", "recipe", "runs", *(column.title for column in found), title="Over seeds")
-    groups = sorted({(result.model, result.card.dataset, result.card.recipe) for result, _ in found[0].accuracies})
-    for model, dataset, recipe in groups:
-        cells: list[str] = []
-        runs = 0
-        for column in found:
-            rates = [
-                100 * accuracy.rate
-                for result, accuracy in column.accuracies
-                if (result.model, result.card.dataset, result.card.recipe) == (model, dataset, recipe)
-            ]
-            runs = max(runs, len(rates))
-            spread = f" +- {statistics.stdev(rates):.2f}" if len(rates) > 1 else ""
-            cells.append(f"{statistics.mean(rates):.2f}{spread}" if rates else "")
-        table.add_row(f"{model}.{dataset}", recipe, str(runs), *cells)
+    for title in _CROSSED if crossed else ():
+        table.add_column(title)
+    table.caption = _CAPTION if crossed else None
+    for (model, dataset, recipe), members in sorted(groups.items(), key=lambda item: item[0]):
+        cells = [_mean_and_deviation(column, members) for column in found]
+        spread = spreads[model, dataset, recipe]
+        parts = () if spread is None else (spread.row_means, spread.column_means)
+        table.add_row(f"{model}.{dataset}", recipe, str(len(members)), *cells, *(f"{100 * part:.2f}" for part in parts))
     return table
+
+
+def _mean_and_deviation(column: "Column", members: "Sequence[SweepResult]") -> str:
+    names = {result.name for result in members}
+    rates = [100 * accuracy.rate for result, accuracy in column.accuracies if result.name in names]
+    spread = f" +- {statistics.stdev(rates):.2f}" if len(rates) > 1 else ""
+    return f"{statistics.mean(rates):.2f}{spread}" if rates else ""

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from mixbench.training import EpochCallback, Places, TrainingRun
 
 _INTERRUPTED = 130
+_OF_A_SINGLE_RUN = ("dataset", "recipe", "seed", "filter_seed", "epochs", "tag", "overwrite", "plot")
 
 
 def train_model(
+    context: typer.Context,
     model: Annotated[str | None, typer.Option(help="An architecture, such as convmixer_frozen.")] = None,
     dataset: Annotated[str, typer.Option(help="What to train on.")] = "digits",
     recipe: Annotated[str, typer.Option(help="standard, linf or l2.")] = "standard",
@@ -43,16 +45,25 @@ def train_model(
         raise InvalidInputError("nothing to train is named: give one of --model and --sweep, and not both")
     from mixbench.training import Places, TrainingRun
 
+    if sweep is not None:
+        _refuse_single_run_options(context)
     _check_output(output, tag)
     if sweep is not None:
         from mixbench.cli.sweep import run_sweep_file
 
-        places = Places(output, device, data_dir, cache_folder(cache_dir))
-        run_sweep_file(sweep, places, plot=plot, overwrite=overwrite, tag=tag)
+        run_sweep_file(sweep, Places(output, device, data_dir, cache_folder(cache_dir)))
         return
     run = TrainingRun(model or "", dataset, recipe, seed, filter_seed, epochs, tag)
     places = Places(output, resolve_device(device), data_dir, cache_folder(cache_dir))
     _train_one(run, places, overwrite=overwrite, plot=plot)
+
+
+def _refuse_single_run_options(context: typer.Context) -> None:
+    for name in _OF_A_SINGLE_RUN:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.replace("_", "-")
+            raise InvalidInputError(f"--{option} is for a single run: leave it out with --sweep, whose file says it")
 
 
 def _train_one(run: "TrainingRun", places: "Places", *, overwrite: bool, plot: Path | None) -> None:

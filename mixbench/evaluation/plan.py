@@ -1,5 +1,6 @@
 """What is going to be evaluated: parts that fit each other, and the protocols they make."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,11 @@ class Plan:
             )
             for threat_model, protocol in zip(self.threat_models, self.protocols, strict=True)
         )
+
+    @property
+    def key(self) -> str:
+        """A short hash of the records that it makes, fit for the name of a folder."""
+        return hashlib.sha256("".join(self.record_ids).encode()).hexdigest()[:16]
 
 
 def plan(

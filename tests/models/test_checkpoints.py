@@ -18,7 +18,8 @@ from torch import Tensor
 from mixbench.errors import CheckpointError, MixbenchError, RecordError, UnknownNameError
 from mixbench.files import sha256_of
 from mixbench.models import Checkpoint, load_checkpoint, logits_fingerprint, read_config, save_checkpoint, weights_bytes
-from mixbench.models.checkpoints import CONFIG_NAME, WEIGHTS_NAME, fixed_inputs
+from mixbench.models.checkpoints import CONFIG_NAME, LOG_NAME, WEIGHTS_NAME, fixed_inputs
+from mixbench.records import Accuracy
 
 MakeCheckpoint = Callable[..., Checkpoint]
 EditConfig = Callable[[Callable[[dict[str, Any]], None]], None]
@@ -336,3 +337,23 @@ def test_every_truncated_config_is_refused(folder: Path) -> None:
         (folder / CONFIG_NAME).write_text(content[:length])
         with pytest.raises(CheckpointError, match=r"is not a checkpoint's config\.json"):
             read_config(folder)
+
+
+def test_the_log_of_the_training_lies_in_the_folder_where_there_is_one(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    save_checkpoint(tmp_path / "a.x", make_checkpoint(), card_text="", overwrite=False, log="epoch,loss\n1,0.5\n")
+    assert (tmp_path / "a.x" / LOG_NAME).read_bytes() == b"epoch,loss\n1,0.5\n"
+    save_checkpoint(tmp_path / "a.x", make_checkpoint(), card_text="", overwrite=True)
+    assert not (tmp_path / "a.x" / LOG_NAME).exists()
+
+
+def test_a_card_tells_the_validation_accuracy_and_an_older_one_none(
+    folder: Path, tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    assert "validation" not in json.loads((folder / CONFIG_NAME).read_text())["mixbench"]
+    assert load_checkpoint(folder).card.validation is None
+    made = make_checkpoint()
+    card = made.card.model_copy(update={"validation": Accuracy(correct=3, total=4)})
+    save_checkpoint(tmp_path / "b.x", replace(made, card=card), card_text="", overwrite=False)
+    assert load_checkpoint(tmp_path / "b.x").card.validation == Accuracy(correct=3, total=4)
