@@ -38,7 +38,7 @@ def run_sweep_file(path: Path, places: "Places") -> None:
     if found:
         console().print(seed_table(columns(found, Store(places.output / RECORDS).records())))
     if failures:
-        raise MixbenchError(f"{failures} runs of {path} failed: see above, and run the same command again")
+        raise MixbenchError(f"{failures} of the runs of {path} failed: see above, and run the same command again")
 
 
 def devices(name: str) -> list[str]:

@@ -196,7 +196,7 @@ def test_a_sweep_with_a_failed_run_ends_with_2_and_says_why(here: Path, mixbench
     outcome = mixbench("train", "--sweep", "s.toml", "--output", "out", "--device", "cpu")
     assert outcome.code == 2
     assert "convmixer_frozen.digits failed: out/convmixer_frozen.digits holds another run" in outcome.err
-    assert "mixbench: 1 runs of s.toml failed: see above, and run the same command again" in outcome.err
+    assert "mixbench: 1 of the runs of s.toml failed: see above, and run the same command again" in outcome.err
     assert "convmixer_trained.digits" in outcome.out
 
 
