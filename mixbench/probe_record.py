@@ -135,9 +135,7 @@ class ProbeRecord(_Value):
         """A readable, unique folder name."""
         # The decoders of an un-shuffle probe follow from its protocol; a checkpoint is known by its hash.
         known = self.model.sha256 if self.probe.name == "recognize" else ""
-        return probe_id(
-            self.model.name, self.model.filter_seed, self.dataset, self.probe, self.protocol, sha256=known
-        )
+        return probe_id(self.model.name, self.model.filter_seed, self.dataset, self.probe, self.protocol, sha256=known)
 
     def of(self, subject: str) -> tuple[Measurement, ...]:
         """Return the measurements of `subject`, one for each permutation."""
@@ -177,9 +175,7 @@ class ProbeRecord(_Value):
         )
 
 
-def probe_hash(
-    *, dataset: DatasetIdentity, probe: ProbeIdentity, seed: int, permutation_seeds: tuple[int, ...]
-) -> str:
+def probe_hash(*, dataset: DatasetIdentity, probe: ProbeIdentity, seed: int, permutation_seeds: tuple[int, ...]) -> str:
     """Return the SHA-256 of all that must be equal before two probe records may be compared."""
     content = {
         "format": PROBE_FORMAT,

@@ -252,9 +252,7 @@ def _check_hash(file: Path, expected: str, *, record_name: str, again: str = "ev
     if not file.is_file():
         raise RecordError(f"{file} is missing: keep it beside {record_name}, or {again} again with --overwrite")
     if sha256_of(file) != expected:
-        raise RecordError(
-            f"{file} is not the file that {record_name} was written with: {again} again with --overwrite"
-        )
+        raise RecordError(f"{file} is not the file that {record_name} was written with: {again} again with --overwrite")
 
 
 def _check_agreement(record: EvaluationRecord, table: ArrowTable, *, source: str) -> None:

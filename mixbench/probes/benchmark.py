@@ -61,7 +61,9 @@ def _time_eager(plan: UnshufflePlan, device: torch.device) -> DecoderTime:
     decoder, seconds, loss = fit.decoder.train(), 0.0, 0.0
     for _ in range(2):
         started, losses = time.perf_counter(), torch.zeros((), device=device)
-        for chosen in torch.randperm(len(fit.truth), generator=fit.generator, device=device)[: fit.updates * fit.batch].split(fit.batch):
+        for chosen in torch.randperm(len(fit.truth), generator=fit.generator, device=device)[
+            : fit.updates * fit.batch
+        ].split(fit.batch):
             error = functional.mse_loss(decoder(fit.shuffled[chosen]), fit.truth[chosen])
             fit.optimizer.zero_grad()
             error.backward()

@@ -51,7 +51,9 @@ class DecoderSpec:
             if value < 1:
                 raise InvalidInputError(f"{name} {value} is not at least 1: leave it out for the dataset's own")
         if self.kernel % 2 == 0:
-            raise InvalidInputError(f"kernel {self.kernel} is even, so filters have no centre: choose {self.kernel + 1}")
+            raise InvalidInputError(
+                f"kernel {self.kernel} is even, so filters have no centre: choose {self.kernel + 1}"
+            )
         needed = side - 1
         if self.reach < needed:
             depth = f"depth {-(-2 * needed // (self.kernel - 1))} or " if self.kernel > 1 else ""

@@ -45,7 +45,7 @@ class PixelPermutation:
 
     @classmethod
     def of_fraction(cls, height: int, width: int, *, fraction: float, seed: int) -> "PixelPermutation":
-        """Return a permutation among a `fraction`, above 0 up to 1, of all positions; a smaller one's are among them."""
+        """Return a permutation among a `fraction` in (0, 1] of all positions, those of smaller fractions first."""
         n = height * width
         order = np.argsort(FilterStream(seed, _LAYER + 1).integers(n), kind="stable")
         return cls.of_parts(height, width, (np.sort(order[: max(2, round(fraction * n))]),), seed=seed)

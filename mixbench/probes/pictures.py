@@ -36,7 +36,9 @@ class Decoded:
                 samples = {name: archive[name] for name in archive.files}
             shapes = {samples[name].shape for name in ("truth", "shuffled", "decoder", "dense", "circular")}
         except Exception as error:  # noqa: BLE001 - a damaged archive raises whatever it stumbles over
-            raise RecordError(f"the samples of {record.id} cannot be read ({error!r}): probe with --overwrite") from None
+            raise RecordError(
+                f"the samples of {record.id} cannot be read ({error!r}): probe with --overwrite"
+            ) from None
         if len(shapes) != 1:
             raise RecordError(f"the samples of {record.id} are of unequal shapes: probe with --overwrite")
         return cls(record, samples)

@@ -164,9 +164,7 @@ class _Recognize:
         plan = self.plan
         self.total = len(plan.permutation_seeds) * (len(plan.tiles) + len(FRACTIONS)) + 1
         unmoved = self._verdicts(lambda images: images, "no permutation")
-        measurements = [
-            measurement for seed in plan.permutation_seeds for measurement in self._under(seed, unmoved)
-        ]
+        measurements = [measurement for seed in plan.permutation_seeds for measurement in self._under(seed, unmoved)]
         record = ProbeRecord(
             model=plan.model.identity,
             dataset=plan.dataset,

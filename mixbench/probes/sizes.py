@@ -39,7 +39,9 @@ def size_for(side: int, name: str | None) -> Size:
 def check_square(dataset: str, height: int, width: int) -> None:
     """Raise InvalidInputError unless images are square and not too small to be compared."""
     if height != width:
-        raise InvalidInputError(f"{dataset} has images of {height}x{width}, expected square ones: crop or pad them first")
+        raise InvalidInputError(
+            f"{dataset} has images of {height}x{width}, expected square ones: crop or pad them first"
+        )
     if height < WINDOW:
         raise InvalidInputError(
             f"{dataset} has images of {height}x{width}, expected at least {WINDOW}x{WINDOW}, the window of SSIM: choose"

@@ -91,9 +91,7 @@ class UnshufflePlan:
     @property
     def record_id(self) -> str:
         """The folder name that the record will have."""
-        return probe_id(
-            self.model_name, self.filter_seed, self.dataset, self.identity, self.protocol, sha256=""
-        )
+        return probe_id(self.model_name, self.filter_seed, self.dataset, self.identity, self.protocol, sha256="")
 
 
 def plan_unshuffle(
@@ -215,13 +213,9 @@ class _Unshuffle:
         shape = self.train.shape
         noise = uniform_noise((shape[0], shape[1], shape[2], shape[3]), seed=self.plan.seed + 1, device=self.device)
         blind = self._fit("circular_trained_on_noise", spec, noise, seed, permutation)
-        self._measure(
-            "circular_trained_on_noise", seed, permutation, lambda x: decode(blind.decoder, x), self.noise
-        )
+        self._measure("circular_trained_on_noise", seed, permutation, lambda x: decode(blind.decoder, x), self.noise)
 
-    def _fit(
-        self, subject: str, spec: DecoderSpec, truth: Images, seed: int, permutation: PixelPermutation
-    ) -> Fitted:
+    def _fit(self, subject: str, spec: DecoderSpec, truth: Images, seed: int, permutation: PixelPermutation) -> Fitted:
         epochs, before = self.plan.budget.epochs, self.fits * self.plan.budget.epochs
         total = (len(self.plan.permutation_seeds) + 2) * epochs
 
