@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -104,7 +104,7 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def _refuse_given(options: dict[str, object], probe: Probe) -> None:
+def _refuse_given(options: Mapping[str, object], probe: Probe) -> None:
     for name, value in options.items():
         if value is not None:
             raise InvalidInputError(f"--{name} {value} does not belong to --probe {probe.value}: leave it out")

@@ -230,12 +230,18 @@ class _Unshuffle:
             self.plan.budget,
             seed=self.plan.seed,
             state=None if self.workspace is None else self.workspace / f"{subject}-{seed}.pt",
-            key=f"{self.plan.record_id} {subject} {seed} {self.device.type}",
+            key=f"{self.plan.record_id} {subject} {seed} {self._origin}",
             progress=heard,
         )
         self.fits += 1
         self._add_seconds(subject, fitted.seconds)
         return fitted
+
+    @property
+    def _origin(self) -> str:
+        """What else decides a training's bits: the code and the device."""
+        made = self.provenance
+        return f"{made.mixbench} {made.commit} {made.dirty} torch {torch.__version__} on {made.device}"
 
     def _measure(
         self,
