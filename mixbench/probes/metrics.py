@@ -17,6 +17,9 @@ WINDOW = 7
 _RESAMPLES = 1000
 _BATCH = 1000
 _LEAST_MSE = 1e-12
+MOST_DECIBELS = 120.0
+"""The PSNR of images that are equal up to rounding."""
+
 _TAIL = 2.5
 
 Images = Float[Tensor, "example channel height width"]
@@ -57,7 +60,7 @@ def image_metrics(decoded: Images, truth: Images) -> Metrics:
 
 def decibels(mse: float) -> float:
     """Return the PSNR of an error of values in [0, 1]."""
-    return -10.0 * math.log10(max(mse, _LEAST_MSE))
+    return min(MOST_DECIBELS, -10.0 * math.log10(max(mse, _LEAST_MSE)))
 
 
 def squared_errors(decoded: Images, truth: Images) -> Float[Tensor, "example position"]:

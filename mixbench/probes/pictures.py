@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from mixbench.errors import RecordError
 from mixbench.files import write_atomically
 from mixbench.probe_record import ProbeRecord
+from mixbench.probes.metrics import MOST_DECIBELS
 
 Samples = Mapping[str, UInt8[np.ndarray, "example channel height width"]]
 _ROW_INCHES = 0.8
@@ -48,8 +49,9 @@ def contact_sheet(decoded: tuple[Decoded, ...]) -> bytes:
     """Return a PNG with a row for the truth, the shuffled images, each decoder, and the controls of the first."""
     first = decoded[0]
     rows = [("truth", first.samples["truth"]), ("shuffled: what decoders see", first.samples["shuffled"])]
-    rows += [(_title(one, "decoder", one.record.model.mixing), one.samples["decoder"]) for one in decoded]
-    rows += [(_title(first, name, title), first.samples[name]) for name, title in _TITLES.items()]
+    rows += [(_title(one, "decoder", f"decoded, {one.record.model.mixing}"), one.samples["decoder"]) for one in decoded]
+    titles = {**_TITLES, "circular": f"{_TITLES['circular']}, {first.record.model.mixing}"}
+    rows += [(_title(first, name, title), first.samples[name]) for name, title in titles.items()]
     columns = len(rows[0][1])
     size = (_LABEL_INCHES + columns * _ROW_INCHES, 0.5 + len(rows) * _ROW_INCHES)
     with mpl.rc_context({"font.family": "DejaVu Sans"}):
@@ -80,7 +82,9 @@ def _headline(record: ProbeRecord) -> str:
 
 def _title(decoded: Decoded, subject: str, title: str) -> str:
     metrics = decoded.record.of(subject)[0].metrics
-    return f"{title}\n{metrics['psnr'].value:.1f} dB, SSIM {metrics['ssim'].value:.2f}"
+    psnr = metrics["psnr"].value
+    found = "exact" if psnr >= MOST_DECIBELS else f"{psnr:.1f} dB"
+    return f"{title}\n{found}, SSIM {metrics['ssim'].value:.2f}"
 
 
 def _draw_row(figure: Figure, number: int, title: str, images: np.ndarray, *, size: tuple[float, float]) -> None:
