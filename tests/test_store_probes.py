@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from mixbench.errors import RecordError
 from mixbench.leaderboard.reading import read
 from mixbench.probe_record import ProbeRecord
 from mixbench.store import Store, encode_examples, load_probe
+from tests.conftest import ROOT
 from tests.records_for_tests import record_of_three, three_examples
 from tests.test_probe_record import GOLDEN_TEXT
 
@@ -29,7 +31,7 @@ def test_records_of_probes_and_evaluations_do_not_meet(tmp_path: Path) -> None:
 
 def test_a_leaderboard_passes_over_probes(tmp_path: Path) -> None:
     Store(tmp_path / "records").add_probe(RECORD, samples=None)
-    (tmp_path / "protocols").mkdir()
+    shutil.copytree(ROOT / "leaderboards" / "protocols", tmp_path / "protocols")
     assert read(tmp_path).faults == ()
 
 

@@ -67,21 +67,19 @@ def states(here: Path) -> list[Path]:
     return list(here.glob("runs/.unfinished/*/*.pt"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_probe_goes_on(
-    how: signal.Signals, here: Path, start: Callable[..., subprocess.Popen[str]], mixbench: Run
-) -> None:
-    process = start(*_SHORT)
-    while not states(here):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(how)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130 if how is signal.SIGINT else -how, "")
-    if how is signal.SIGINT:
-        assert "run the same command again" in err
-    assert mixbench(*_SHORT).code == 0
-    assert mixbench(*_SHORT, "--runs", "whole").code == 0
+def test_an_interrupted_probe_goes_on(here: Path, start: Callable[..., subprocess.Popen[str]], mixbench: Run) -> None:
+    command = (*_SHORT, "--permutation-seeds", 0)
+    for finished, how in enumerate((signal.SIGINT, signal.SIGKILL), start=1):
+        process = start(*command)
+        while len(states(here)) < finished:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(how)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out) == (130 if how is signal.SIGINT else -how, "")
+        assert ("run the same command again" in err) is (how is signal.SIGINT)
+    assert mixbench(*command).code == 0
+    assert mixbench(*command, "--runs", "whole").code == 0
     resumed, whole = (Store(here / name).probes()[0] for name in ("runs", "whole"))
     assert resumed.without_measured_costs() == whole.without_measured_costs()
     assert states(here) == []
