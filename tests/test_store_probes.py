@@ -41,7 +41,7 @@ def test_samples_of_another_record_are_refused_and_changed_ones_are_noticed(tmp_
         store.add_probe(WITH_SAMPLES, samples=b"others")
     folder = store.add_probe(WITH_SAMPLES, samples=SAMPLES)
     (folder / "samples.npz").write_bytes(b"others")
-    with pytest.raises(RecordError, match="not the file that probe.json was written with: probe again"):
+    with pytest.raises(RecordError, match=r"not the file that probe\.json was written with: probe again"):
         load_probe(folder)
 
 

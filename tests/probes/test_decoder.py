@@ -49,7 +49,7 @@ def test_an_even_kernel_is_refused() -> None:
 
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("mixing", list(Mixing))
-def test_the_fast_path_computes_the_same_with_the_same_gradients(mixing: Mixing, circular: bool) -> None:
+def test_the_fast_path_computes_the_same_with_the_same_gradients(mixing: Mixing, *, circular: bool) -> None:
     chosen = spec(2, 5, mixing=mixing, circular=circular)
     eager, other = (chosen.build((2, 8, 8)).double() for _ in range(2))
     other.load_state_dict(eager.state_dict())

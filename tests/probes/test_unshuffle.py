@@ -46,7 +46,7 @@ def test_the_same_seeds_give_the_same_record_and_another_seed_another(plan: Unsh
     assert "only 1 of at least 3 permutations" in first.warnings[0]
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """In place of a signal."""
 
 
@@ -60,9 +60,9 @@ def test_a_killed_probe_goes_on_with_the_same_bits(
     def stop(at: Moment) -> None:
         heard.append(at.done)
         if at.done == moment:
-            raise _Killed
+            raise _KilledError
 
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         probe_unshuffle(plan, device="cpu", workspace=tmp_path, progress=stop)
     kept = {path: path.stat().st_ino for path in tmp_path.glob("*.pt")}
     assert kept
