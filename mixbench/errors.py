@@ -16,7 +16,7 @@ Every message is one sentence that names the value, what was expected and the ne
 import difflib
 from collections.abc import Iterable
 
-_MOST_LISTED = 50
+_LONGEST_LIST = 600
 
 
 class MixbenchError(Exception):
@@ -32,7 +32,9 @@ class UnknownNameError(MixbenchError):
         names = sorted(available)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-        listed = ", ".join(names) if len(names) <= _MOST_LISTED else f"{len(names)} names, too many to list"
+        listed = ", ".join(names)
+        if len(listed) > _LONGEST_LIST:
+            listed = f"{len(names)} names, too many to list"
         super().__init__(f"unknown {kind} {name!r}: {guess}available: {listed}")
         self.kind = kind
         self.name = name

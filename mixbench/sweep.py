@@ -168,12 +168,7 @@ def run_sweep(sweep: Sweep, places: Places, *, devices: Sequence[str], progress:
     One failure does not stop the others. `places.device` is not looked at.
     """
     done = {result.name for result in results(places.output)}
-    jobs = [
-        _Job(run, grid)
-        for grid in sweep.grid
-        for run in grid.runs()
-        if run.name not in done
-    ]
+    jobs = [_Job(run, grid) for grid in sweep.grid for run in grid.runs() if run.name not in done]
     # The longest first, so that no device is left with a long run at the end.
     jobs.sort(key=lambda job: job.run.resolved_recipe().adversarial is None)
     failures = 0

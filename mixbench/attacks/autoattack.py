@@ -94,9 +94,16 @@ _SEARCHES: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class AutoAttackStage:
-    """One of the four searches of standard AutoAttack."""
+    """One of the four searches of standard AutoAttack.
+
+    Attributes:
+        name: Which one.
+        queries: How often Square may ask the model about one image; fewer than the standard version's 5,000 make it a
+            cheaper attack, and no longer a part of AutoAttack.
+    """
 
     name: str
+    queries: int = _QUERIES
 
     def perturb(
         self,
@@ -116,6 +123,8 @@ class AutoAttackStage:
             library = _library(model, threat_model, seed=seed, device=images.device, num_classes=num_classes)
             search = _SEARCHES[self.name](library)
             search.seed = seed
+            if self.name == "square":
+                search.n_queries = self.queries
             # Other memory formats crash the library's views of gradients.
             return search.perturb(images.contiguous(), labels).detach()
 
@@ -131,7 +140,7 @@ class AutoAttackStage:
             "apgd-ce": Passes(1 + apgd_restarts * run.forwards, apgd_restarts * run.backwards),
             "apgd-t": Passes(1 + apgd_targets * (1 + run.forwards), apgd_targets * run.backwards),
             "fab-t": Passes(1 + targets * (3 + 2 * _STEPS), targets * _STEPS),
-            "square": Passes(1 + 1 + _QUERIES + 1, 0),
+            "square": Passes(1 + 1 + self.queries + 1, 0),
         }[self.name]
 
 

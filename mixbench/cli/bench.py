@@ -74,9 +74,7 @@ def bench_train(
     model: Annotated[str, typer.Option(help="An architecture.")] = "convmixer_trained",
     dataset: Annotated[str, typer.Option(help="What to train on.")] = "digits",
     recipe: Annotated[str, typer.Option(help="standard, linf or l2.")] = "standard",
-    kernel_size: Annotated[
-        int | None, typer.Option(help="ConvMixer: taps of a filter's side. [default: its own]")
-    ] = None,
+    kernel_size: Annotated[int | None, typer.Option(help="ConvMixer: side of a filter, in taps.")] = None,
     epochs: Annotated[int, typer.Option(min=2, help="Epochs of mixbench's own loop; the first warms up.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="The training seed.")] = 0,
     device: Device = "auto",

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import mixbench
+from mixbench.cli.accept import accept_submission
 from mixbench.cli.attacks import list_attacks
 from mixbench.cli.bench import bench
 from mixbench.cli.compare import compare_records
@@ -24,7 +25,9 @@ from mixbench.cli.plot import plot_records
 from mixbench.cli.probe import probe_model
 from mixbench.cli.schema import print_schema
 from mixbench.cli.show import show_record
+from mixbench.cli.submit import submit_model
 from mixbench.cli.train import train_model
+from mixbench.cli.verify import verify_submission
 from mixbench.errors import MixbenchError
 
 _OUR_FAULT = 3
@@ -70,6 +73,9 @@ app.command("gate")(gate_records)
 app.command("plot")(plot_records)
 app.command("schema")(print_schema)
 app.add_typer(leaderboard, name="leaderboard")
+app.command("submit")(submit_model)
+app.command("verify")(verify_submission)
+app.command("accept")(accept_submission)
 app.add_typer(bench, name="bench")
 
 

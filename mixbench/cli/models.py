@@ -27,7 +27,8 @@ def _list_zoo(*, as_json: bool) -> None:
 
     cards = {name: read_config(zoo_folder() / name)[1] for name in zoo_names()}
     if as_json:
-        typer.echo(json.dumps({name: card.model_dump(mode="json") for name, card in cards.items()}, indent=2))
+        dumped = {name: card.model_dump(mode="json", exclude_none=True) for name, card in cards.items()}
+        typer.echo(json.dumps(dumped, indent=2))
         return
     table = Table("name", "mixing", "recipe", "dataset", "clean accuracy", "trained", "frozen")
     for name, card in cards.items():

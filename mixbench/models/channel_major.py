@@ -84,7 +84,8 @@ class ChannelMajorResNet(nn.Module):
         features = functional.conv2d(images.to(self._dtype), stem.weight.to(self._dtype), padding=stem.padding)
         x = _activated_norm(features.transpose(0, 1).reshape(features.shape[1], -1), None, norm, relu=True)
         for number, (block, size) in enumerate(zip(_residual_blocks(model), self._sizes, strict=True)):
-            x = _residual_block(block, x, n, size, getattr(self, f"first{number}"), getattr(self, f"second{number}"))
+            first, second = getattr(self, f"first{number}"), getattr(self, f"second{number}")
+            x = _residual_block(block, x, n, size=size, first=first, second=second)
         return _classify(model.fc, x, n)
 
 
@@ -131,13 +132,14 @@ def _mixer_block(block: Any, x: Cells, n: int, placements: Placements) -> Cells:
 
 
 def _residual_blocks(model: ResNet) -> list[Any]:
-    return [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
+    stages: Any = (model.layer1, model.layer2, model.layer3, model.layer4)
+    return [block for stage in stages for block in stage]
 
 
 def _residual_block(
-    block: Any, x: Cells, n: int, size: tuple[int, int], first: Placements, second: Placements
+    block: Any, x: Cells, n: int, *, size: tuple[int, int], first: Placements, second: Placements
 ) -> Cells:
-    """Return what a basic block of a separated ResNet makes of `x`, whose positions have the height and width `size`."""
+    """Return what a basic block of a separated ResNet makes of `x`, whose positions are `size`, height and width."""
     mixed, shortcut = _mix_space(block.conv1.spatial, x, n, first)
     y = _activated_norm(_mix_channels(block.conv1.channel, mixed), None, block.bn1, relu=True)
     mixed, _ = _mix_space(block.conv2.spatial, y, n, second)
@@ -183,7 +185,9 @@ class _MixAndPass(torch.autograd.Function):
         return torch.bmm(x, matrices), x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, mixed: Tensor, passed: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - two outputs
+        ctx: Any, mixed: Tensor, passed: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         x, matrices = ctx.saved_tensors
         dx = dmatrices = None
         if ctx.needs_input_grad[1]:
@@ -247,6 +251,6 @@ class _MeanOverPositions(torch.autograd.Function):
         return x.mean(2, dtype=torch.promote_types(x.dtype, torch.float32))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - one output
         share = (gradient / ctx.shape[2]).to(ctx.dtype)
         return share[:, :, None].expand(ctx.shape).contiguous()

@@ -182,7 +182,7 @@ def config_json(checkpoint: Checkpoint, *, tag: str) -> str:
             "first_conv": family.first_conv,
             "classifier": family.classifier,
         },
-        "mixbench": card.model_dump(mode="json"),
+        "mixbench": card.model_dump(mode="json", exclude_none=True),
     }
     return json.dumps(config, indent=2) + "\n"
 

@@ -57,8 +57,8 @@ def _linf_start(images: Images, uniform: Images, eps: Scalar) -> Images:
 
 
 def _l2_start(images: Images, normal: Images, eps: Scalar) -> Images:
-    """Return a start at a radius that is spread evenly over the ball's volume, which in many dimensions is its shell."""
-    return _within_l2(images, images + eps * normal / _length(normal), eps)
+    """Return a start on the sphere, in a direction drawn evenly: in many dimensions a ball is mostly shell."""
+    return (images + eps * normal / _length(normal)).clamp(0, 1)
 
 
 def _within_l2(images: Images, moved: Images, eps: Scalar) -> Images:
@@ -73,7 +73,7 @@ def _length(perturbation: Images) -> Float[Tensor, "batch 1 1 1"]:
 
 @contextmanager
 def _input_gradients_alone(model: nn.Module) -> Generator[None]:
-    """Put the model into eval mode and stop gradients to its parameters: a compiled backward pass would compute them."""
+    """Put the model into eval mode and stop gradients to its parameters, which nobody reads."""
     was_training = model.training
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()

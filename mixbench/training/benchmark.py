@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -48,10 +49,10 @@ def time_training(
     spec: ModelSpec, examples: Examples, recipe: Recipe, *, seed: int, device: str, epochs: int = 3
 ) -> tuple[EpochTime, ...]:
     """Return the times of an epoch: mixbench's after its first, then the usual loop in float32 and, on CUDA, in AMP."""
-    ways = [lambda: _time_mixbench(spec, examples, recipe, seed=seed, device=device, epochs=epochs)]
-    for amp in (False, True) if device.startswith("cuda") else (False,):
-        ways.append(lambda amp=amp: _time_usual(spec, examples, recipe, seed=seed, device=device, amp=amp))
-    return tuple(_with_memory(way, device) for way in ways)
+    own = _with_memory(lambda: _time_mixbench(spec, examples, recipe, seed=seed, device=device, epochs=epochs), device)
+    precisions = (False, True) if device.startswith("cuda") else (False,)
+    usual = partial(_time_usual, spec, examples, recipe, seed=seed, device=device)
+    return own, *(_with_memory(partial(usual, amp=amp), device) for amp in precisions)
 
 
 def _with_memory(way: Callable[[], EpochTime], device: str) -> EpochTime:
@@ -103,9 +104,7 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
         return self._transform(pictures.to_pil_image(self._images[index])), self._labels[index]
 
 
-def _time_usual(
-    spec: ModelSpec, examples: Examples, recipe: Recipe, *, seed: int, device: str, amp: bool
-) -> EpochTime:
+def _time_usual(spec: ModelSpec, examples: Examples, recipe: Recipe, *, seed: int, device: str, amp: bool) -> EpochTime:
     """Return the time of an epoch as most scripts train: workers, torchvision transforms, timm's network as it is."""
     kind = torch.device(device).type
     workers = min(_MOST_WORKERS, os.cpu_count() or 1) if kind == "cuda" else 0

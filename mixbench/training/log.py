@@ -45,11 +45,11 @@ def values_of(epoch: Epoch) -> dict[str, Any]:
 
 def epoch_from(values: Mapping[str, Any]) -> Epoch:
     """Return the epoch that `values_of` gave these values."""
-    accuracies = {
-        name: None if values[name] is None else Accuracy(correct=values[name][0], total=values[name][1])
-        for name in _ACCURACIES
-    }
-    return Epoch(**{**values, **accuracies})
+    restored: dict[str, Any] = dict(values)
+    for name in _ACCURACIES:
+        pair = values[name]
+        restored[name] = None if pair is None else Accuracy(correct=pair[0], total=pair[1])
+    return Epoch(**restored)
 
 
 def training_csv(epochs: Sequence[Epoch]) -> str:

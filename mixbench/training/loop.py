@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from mixbench.training.augmentation import Draws, draw
 from mixbench.training.guard import OverfittingGuard
 from mixbench.training.log import Epoch
 from mixbench.training.recipes import AdversarialTraining, Recipe
-from mixbench.training.schedule import rates
+from mixbench.training.schedule import Rate, rate
 from mixbench.training.state import TrainingFolder, TrainingState
 from mixbench.training.step import GraphedStep, Run, Step
 
@@ -170,7 +169,6 @@ class Fit:
         self.fast = accelerated(model, (channels, height, width), device)
         self.step = Step(self.fast, self.images, self.labels, recipe)
         self.updates = len(batch_sizes(len(self.images), recipe))
-        self.rates = rates(recipe, self.updates * recipe.epochs)
         self.guard = OverfittingGuard(self.fast, self.images, self.labels, recipe, seed=seed)
         self.epochs: list[Epoch] = []
         self._saved = time.monotonic()
@@ -185,8 +183,9 @@ class Fit:
         if state is not None:
             state.restore(self.model, self.optimizer, self.generator)
             self.epochs.extend(state.epochs)
-        for epoch in self.epochs if progress is not None else ():
-            progress(epoch)
+        if progress is not None:
+            for epoch in self.epochs:
+                progress(epoch)
         while len(self.epochs) < self.recipe.epochs:
             epoch = self._epoch(len(self.epochs) + 1)
             self.guard.check([*self.epochs, epoch], kept=self._kept())
@@ -203,9 +202,12 @@ class Fit:
         robust = self.guard.measure()
         validation = None if self.validation is None else _accuracy(self.fast, *self.validation)
         accuracy = Accuracy(correct=int(self.step.correct), total=self._seen)
-        rate = self.rates[number * self.updates - 1].learning_rate
+        learning_rate = self._rate(number * self.updates - 1).learning_rate
         seconds = time.perf_counter() - started
-        return Epoch(number, self.recipe.epochs, loss, accuracy, validation, robust, rate, seconds)
+        return Epoch(number, self.recipe.epochs, loss, accuracy, validation, robust, learning_rate, seconds)
+
+    def _rate(self, update: int) -> Rate:
+        return rate(self.recipe, update, updates=self.updates * self.recipe.epochs)
 
     @property
     def _seen(self) -> int:
@@ -215,9 +217,9 @@ class Fit:
         """Make all updates of an epoch, `done` of which came before."""
         self.step.begin_epoch()
         for update, (chosen, draws) in enumerate(batches(self.images, self.recipe, self.generator), start=done):
-            rate = self.rates[update]
+            settings = self._rate(update)
             for group in self.optimizer.param_groups:
-                group["lr"], group["betas"] = rate.learning_rate, rate.betas
+                group["lr"], group["betas"] = settings.learning_rate, settings.betas
             if self.recipe.adversarial is not None:
                 self._warm_up(self.recipe.adversarial, update)
             self._run_for(chosen, draws)(chosen, draws)
@@ -246,7 +248,7 @@ class Fit:
         update = (number - 1) * self.updates + bad
         raise MixbenchError(
             f"the training loss stopped being finite in update {update + 1} (epoch {number}) at learning rate"
-            f" {self.rates[update].learning_rate:.3g}: lower the recipe's learning rate{self._kept()}"
+            f" {self._rate(update).learning_rate:.3g}: lower the recipe's learning rate{self._kept()}"
         )
 
     def _kept(self) -> str:

@@ -17,7 +17,9 @@ _SCHEDULES = {Schedule.ONE_CYCLE: "one cycle", Schedule.PIECEWISE: "piecewise li
 def model_card(name: str, checkpoint: Checkpoint, recipe: Recipe, *, title: str) -> str:
     """Return the model card of the checkpoint called `name`, trained on the dataset called `title`."""
     card, spec = checkpoint.card, checkpoint.spec
-    held_out = "" if card.validation is None else f"| held out | {_percentage(card.validation, 'training examples')} |\n"
+    held_out = (
+        "" if card.validation is None else f"| held out | {_percentage(card.validation, 'training examples')} |\n"
+    )
     architecture = ", ".join(f"{key} {value}" for key, value in spec.args.items())
     return f"""---
 library_name: timm
@@ -61,9 +63,12 @@ model = timm.create_model("{name}", pretrained=True).eval()
 
 
 def _describe(recipe: Recipe) -> str:
-    parts = [
+    optimizer = (
         f"AdamW, {_SCHEDULES[recipe.schedule]} to learning rate {recipe.learning_rate:g}, weight decay"
-        f" {recipe.weight_decay:g}, batch {recipe.batch_size}, {recipe.epochs} epochs",
+        f" {recipe.weight_decay:g}, batch {recipe.batch_size}, {recipe.epochs} epochs"
+    )
+    parts = [
+        optimizer,
         f"shifts up to {recipe.max_shift} px{', half mirrored' if recipe.flip else ''}",
     ]
     if recipe.rand_augment is not None:

@@ -99,7 +99,8 @@ def _blended(images: Images, operations: Int64[Tensor, " batch"], factor: Tensor
 def _grey(images: Images) -> Images:
     if images.shape[1] != len(_GREY):
         return images
-    weighted = sum(weight * images[:, channel : channel + 1] for channel, weight in enumerate(_GREY))
+    red, green, blue = images.split(1, dim=1)
+    weighted = _GREY[0] * red + _GREY[1] * green + _GREY[2] * blue
     return torch.floor(weighted * _TOP + 1e-3) / _TOP
 
 

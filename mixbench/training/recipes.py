@@ -140,8 +140,12 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     },
     "mnist": {
         "standard": _MNIST,
-        "linf": _adversarially(_MNIST, "Linf 3/10", steps=10, relative_step_size=0.25, warmup_epochs=5, epochs=20, learning_rate=0.01),
-        "l2": _adversarially(_MNIST, "L2 3/2", steps=5, relative_step_size=0.4, warmup_epochs=2, epochs=20, learning_rate=0.01),
+        "linf": _adversarially(
+            _MNIST, "Linf 3/10", steps=10, relative_step_size=0.25, warmup_epochs=5, epochs=20, learning_rate=0.01
+        ),
+        "l2": _adversarially(
+            _MNIST, "L2 3/2", steps=5, relative_step_size=0.4, warmup_epochs=2, epochs=20, learning_rate=0.01
+        ),
     },
     "fashion_mnist": {
         "standard": _FASHION,

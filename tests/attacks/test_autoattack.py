@@ -282,3 +282,16 @@ def test_the_passes_of_the_whole_attack_are_those_of_its_stages_and_their_judgin
     each = [stage.passes(threat_model, num_classes=10) for stage in AutoAttack().stages]
     assert each == [Passes(102, 101), Passes(919, 909), Passes(1828, 900), Passes(5003, 0)]
     assert AutoAttack().passes(threat_model, num_classes=10) == Passes(102 + 919 + 1828 + 5003 + 4, 1910)
+
+
+@zero_gradients_are_expected
+def test_square_with_fewer_queries_costs_fewer_and_begins_as_the_standard_one_does() -> None:
+    """At most one query for each step of the search, after those for the start; what breaks early breaks either way."""
+    model, threat_model = linear_model(), ThreatModel(Norm.LINF, Fraction(1, 1000))
+    stage = AutoAttackStage("square", queries=50)
+    metered = MeteredModel(model, images=IMAGES, num_classes=4, micro_batch=100)
+    adversarial = stage.perturb(metered, IMAGES, model(IMAGES).argmax(1), threat_model, seed=0)
+    robust = (model(adversarial).argmax(1) == model(IMAGES).argmax(1)).numpy()
+    assert robust.sum() > 10
+    assert set(metered.forwards[robust]) == {stage.passes(threat_model, num_classes=4).forwards} == {53}
+    assert AutoAttackStage("square").passes(threat_model, num_classes=4).forwards == 5003

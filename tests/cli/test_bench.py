@@ -34,3 +34,30 @@ def test_bench_eval_shows_the_harness_beside_the_bare_library(here: Path, mixben
 )
 def test_a_value_that_cannot_be_is_refused(arguments: list[str], fragments: list[str], mixbench: Run) -> None:
     assert mixbench(*_BENCH, *arguments).refuses(*fragments)
+
+
+def test_bench_train_shows_an_epoch_beside_the_usual_loop(mixbench: Run) -> None:
+    outcome = mixbench("bench", "train", "--model", "convmixer_frozen", "--epochs", 2, "--device", "cpu")
+    assert outcome.code == 0
+    for words in ("convmixer_frozen on digits, standard, CPU", "mixbench", "DataLoader, float32", "s an epoch"):
+        assert words in outcome.out
+
+
+def test_bench_train_as_json_has_a_time_a_way(mixbench: Run) -> None:
+    outcome = mixbench("bench", "train", "--kernel-size", 5, "--epochs", 2, "--device", "cpu", "--json")
+    own, usual = json.loads(outcome.out)
+    assert (own["way"], usual["way"]) == ("mixbench", "DataLoader, float32")
+    assert min(own["seconds"], usual["seconds"], own["first_seconds"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--model", "resnet_frozen", "--kernel-size", "5"], ["resnet_frozen has no kernel size to choose"]),
+        (["--model", "resnet_frosen"], ["unknown architecture 'resnet_frosen'", "did you mean 'resnet_frozen'"]),
+        (["--recipe", "lin"], ["'lin'", "did you mean 'linf'"]),
+        (["--dataset", "digit"], ["'digit'", "did you mean 'digits'"]),
+    ],
+)
+def test_bench_train_refuses_what_cannot_be(arguments: list[str], fragments: list[str], mixbench: Run) -> None:
+    assert mixbench("bench", "train", *arguments).refuses(*fragments)

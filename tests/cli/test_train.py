@@ -1,5 +1,7 @@
+import json
 import re
 import signal
+import statistics
 import types
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixbench.models import load_checkpoint, load_model
+from mixbench.models import load_checkpoint
 from tests.cli.conftest import Run, tree
 
 _TRAIN = ("train", "--model", "convmixer_frozen", "--epochs", 1)
@@ -19,7 +21,7 @@ def test_training_writes_a_folder_that_loads_as_a_model(here: Path, mixbench: Ru
     card = load_checkpoint(folder).card
     assert outcome.code == 0
     assert sorted(path.name for path in here.rglob("*")) == [
-        *("README.md", "config.json", "convmixer_frozen.digits", "model.safetensors", "out")
+        *("README.md", "config.json", "convmixer_frozen.digits", "model.safetensors", "out", "training.csv")
     ]
     assert outcome.out == (
         f"out/convmixer_frozen.digits: clean accuracy {card.clean.rate:.2%} ({card.clean.correct} of 360 test"
@@ -104,7 +106,8 @@ def _ctrl_c_after(seconds: float) -> Generator[None]:
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGALRM, send)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again, should the first one fall into a place where Python drops exceptions.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
@@ -112,13 +115,89 @@ def _ctrl_c_after(seconds: float) -> Generator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_ctrl_c_exits_130_and_leaves_nothing(here: Path, mixbench: Run) -> None:
-    load_model("convmixer_frozen")
-    with _ctrl_c_after(1.0):
-        outcome = mixbench("train", "--model", "convmixer_frozen", "--epochs", 10**6, "--output", "out")
+def test_ctrl_c_exits_130_and_the_same_command_goes_on(
+    here: Path, mixbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixbench.training.loop._SECONDS_BETWEEN_STATES", 0.0)
+    command = ("train", "--model", "convmixer_frozen", "--epochs", 12, "--device", "cpu")
+    assert mixbench(*command, "--output", "whole").code == 0
+    with _ctrl_c_after(2.5):
+        outcome = mixbench(*command, "--output", "out")
     assert (outcome.code, outcome.out) == (130, "")
-    assert "interrupted; no checkpoint was written: run the same command again" in outcome.err
+    assert "interrupted; the last whole epochs are kept in out/.unfinished: run the same command again" in outcome.err
+    assert {path.name for path in (here / "out").rglob("*") if path.is_file()} <= {"state.pt"}
+    assert mixbench(*command, "--output", "out").code == 0
+    hashes = {load_checkpoint(here / name / "convmixer_frozen.digits").card.sha256 for name in ("whole", "out")}
+    assert len(hashes) == 1
+    assert not (here / "out" / ".unfinished").exists()
+
+
+def test_the_curves_are_drawn_into_a_file(here: Path, mixbench: Run) -> None:
+    assert mixbench(*_TRAIN, "--output", "out", "--plot", "curves.png").code == 0
+    assert (here / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_no_known_format_is_refused_before_the_training(here: Path, mixbench: Run) -> None:
+    outcome = mixbench("train", "--model", "convmixer_frozen", "--epochs", 10**6, "--plot", "curves.gif")
+    assert outcome.refuses("curves.gif names no picture format", "end it with .png, .svg, .pdf")
     assert tree(here) == {}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--model", "convmixer_frozen", "--sweep", "s.toml"]], ids=["none", "both"])
+def test_exactly_one_of_model_and_sweep_is_needed(arguments: list[str], mixbench: Run) -> None:
+    assert mixbench("train", *arguments).refuses("give one of --model and --sweep, and not both")
+
+
+_SWEEP = """
+[[grid]]
+models = ["convmixer_frozen", "convmixer_trained"]
+dataset = "digits"
+seeds = [0, 1]
+epochs = 1
+keep_weights = false
+[[grid.evaluation]]
+attack = "fgsm"
+eps = ["1/10"]
+n_examples = 20
+"""
+
+
+def test_a_sweep_prints_means_over_seeds_and_is_done_once(here: Path, mixbench: Run) -> None:
+    (here / "s.toml").write_text(_SWEEP)
+    command = ("train", "--sweep", "s.toml", "--output", "out", "--device", "cpu")
+    outcome = mixbench(*command)
+    assert outcome.code == 0
+    assert [line.split(":")[0] for line in outcome.err.splitlines()] == [
+        f"[{number}/4] {name}"
+        for number, name in enumerate(
+            (f"{model}.digits{tag}" for tag in ("", "_s1_f0") for model in ("convmixer_frozen", "convmixer_trained")),
+            start=1,
+        )
+    ]
+    found = {path.stem: json.loads(path.read_text())["card"] for path in (here / "out" / "results").iterdir()}
+    for model in ("convmixer_frozen", "convmixer_trained"):
+        rates = [card["clean"]["correct"] / 3.6 for name, card in found.items() if name.startswith(f"{model}.")]
+        row = next(line for line in outcome.out.splitlines() if f"{model}.digits" in line)
+        assert f"{statistics.mean(rates):.2f} +- {statistics.stdev(rates):.2f}" in row
+    again = mixbench(*command)
+    assert (again.code, again.err, again.out) == (0, "", outcome.out)
+
+
+@pytest.mark.parametrize("option", [["--tag", "x"], ["--plot", "x.png"], ["--overwrite"]], ids=lambda option: option[0])
+def test_what_is_for_a_single_run_is_refused_in_a_sweep(option: list[str], here: Path, mixbench: Run) -> None:
+    (here / "s.toml").write_text(_SWEEP)
+    assert mixbench("train", "--sweep", "s.toml", *option).refuses(f"{option[0]} is for a single run", "--sweep")
+    assert set(tree(here)) == {"s.toml"}
+
+
+def test_a_sweep_with_a_failed_run_ends_with_2_and_says_why(here: Path, mixbench: Run) -> None:
+    (here / "s.toml").write_text(_SWEEP)
+    mixbench(*_TRAIN, "--output", "out", "--recipe", "linf", "--tag", "digits")
+    outcome = mixbench("train", "--sweep", "s.toml", "--output", "out", "--device", "cpu")
+    assert outcome.code == 2
+    assert "convmixer_frozen.digits failed: out/convmixer_frozen.digits holds another run" in outcome.err
+    assert "mixbench: 1 runs of s.toml failed: see above, and run the same command again" in outcome.err
+    assert "convmixer_trained.digits" in outcome.out
 
 
 def test_progress_is_drawn_on_stderr_alone(mixbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,5 +205,5 @@ def test_progress_is_drawn_on_stderr_alone(mixbench: Run, monkeypatch: pytest.Mo
     monkeypatch.setenv("COLUMNS", "200")
     outcome = mixbench(*_TRAIN)
     assert re.search(r"loss \d\.\d{4}  accuracy \d+\.\d%", outcome.err)
-    assert "100%" in outcome.err
+    assert "1/1" in outcome.err
     assert outcome.out.startswith("checkpoints/convmixer_frozen.digits: clean accuracy ")

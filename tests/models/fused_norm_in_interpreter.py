@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -60,4 +61,4 @@ CASES = [
     for training, gelu, relu, residual, bias in itertools.product((False, True), repeat=5)
     if not (gelu and relu) and not (bias and not gelu)
 ]
-print(json.dumps([[list(case), _case(*case)] for case in CASES]))
+sys.stdout.write(json.dumps([[list(case), _case(*case)] for case in CASES]))

@@ -24,7 +24,7 @@ NAMES = (
 # ConvMixer-256/8 with 5 x 5 filters and patches of 2 x 2; its depthwise and its pointwise convolutions, with biases.
 CONVMIXER_TOTAL, CONVMIXER_SPATIAL, CONVMIXER_CHANNEL = 594_186, 53_248, 526_336
 # Two blocks of two 3 x 3 filter banks a stage; the first bank of a stage has the width of the stage before.
-RESNET_SPATIAL = 9 * (4 * 32 + (32 + 3 * 64) + (64 + 3 * 128) + (128 + 3 * 256))
+RESNET_SPATIAL = 9 * (4 * 24 + (24 + 3 * 48) + (48 + 3 * 96) + (96 + 3 * 192))
 
 
 def _build(name: str, *, seed: int = 0, filter_seed: int = 0) -> nn.Module:

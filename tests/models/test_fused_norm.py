@@ -36,7 +36,10 @@ def test_the_kernels_compute_what_torch_does() -> None:
 @pytest.mark.parametrize(("dataset", "size"), [("digits", (1, 8, 8)), ("cifar10_jpeg75", (3, 32, 32))])
 @pytest.mark.parametrize("training", [True, False])
 def test_on_a_gpu_the_network_is_closer_to_float64_than_autocast_is(
-    name: str, dataset: str, size: tuple[int, int, int], training: bool  # noqa: FBT001
+    name: str,
+    dataset: str,
+    size: tuple[int, int, int],
+    training: bool,  # noqa: FBT001
 ) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -17,7 +17,7 @@ pytestmark = [
 SPEC = ModelSpec.for_dataset(ARCHITECTURES["convmixer_frozen"], "digits", filter_seed=0)
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """In place of a signal."""
 
 
@@ -30,7 +30,7 @@ def test_replaying_a_graph_trains_as_the_step_itself(
     weights = []
     for graphed in (True, False):
         if not graphed:
-            monkeypatch.setattr(Fit, "_run_for", lambda self, chosen, draws: self.step)
+            monkeypatch.setattr(Fit, "_run_for", lambda self, *_: self.step)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = SPEC.build().cuda()
@@ -47,10 +47,10 @@ def test_a_resumed_run_is_as_accurate(
 
     def stop(epoch: Epoch) -> None:
         if epoch.number == 15:
-            raise _Killed
+            raise _KilledError
 
     whole = train(SPEC, train_digits, test_digits, recipe, seed=0, device="cuda", command="x")
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         train(
             SPEC,
             train_digits,
@@ -62,7 +62,5 @@ def test_a_resumed_run_is_as_accurate(
             workspace=tmp_path,
             progress=stop,
         )
-    resumed = train(
-        SPEC, train_digits, test_digits, recipe, seed=0, device="cuda", command="x", workspace=tmp_path
-    )
+    resumed = train(SPEC, train_digits, test_digits, recipe, seed=0, device="cuda", command="x", workspace=tmp_path)
     assert resumed.card.clean.rate == pytest.approx(whole.card.clean.rate, abs=0.1)

@@ -15,7 +15,11 @@ def _places(folder: Path) -> Places:
 
 @pytest.mark.parametrize(
     ("dataset", "recipe", "tag"),
-    [("digits", "standard", "digits"), ("digits", "linf", "digits_linf"), ("cifar10_jpeg75", "l2", "cifar10_jpeg75_l2")],
+    [
+        ("digits", "standard", "digits"),
+        ("digits", "linf", "digits_linf"),
+        ("cifar10_jpeg75", "l2", "cifar10_jpeg75_l2"),
+    ],
 )
 def test_the_usual_tag_names_dataset_and_recipe(dataset: str, recipe: str, tag: str) -> None:
     assert usual_tag(dataset, recipe) == tag

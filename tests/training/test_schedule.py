@@ -4,25 +4,29 @@ import pytest
 import torch
 
 from mixbench.training import Recipe, Schedule
-from mixbench.training.schedule import rates
+from mixbench.training.schedule import Rate, rate
+
+
+def rates(recipe: Recipe, updates: int) -> list[Rate]:
+    return [rate(recipe, update, updates=updates) for update in range(updates)]
 
 
 def test_one_cycle_is_torchs(tiny: Recipe) -> None:
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(()))], lr=tiny.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, tiny.learning_rate, epochs=7, steps_per_epoch=5)
-    for rate in rates(tiny, 35):
+    for found in rates(tiny, 35):
         group = optimizer.param_groups[0]
-        assert (rate.learning_rate, rate.betas) == (group["lr"], group["betas"])
+        assert (found.learning_rate, found.betas) == (group["lr"], group["betas"])
         optimizer.step()
         schedule.step()
 
 
 def test_piecewise_goes_through_its_knots(tiny: Recipe) -> None:
     recipe = replace(tiny, learning_rate=0.5, schedule=Schedule.PIECEWISE)
-    found = [rate.learning_rate for rate in rates(recipe, 100)]
+    found = [each.learning_rate for each in rates(recipe, 100)]
     assert (found[39], found[79], found[99]) == pytest.approx((0.5, 0.025, 0.0))
     assert (found[19], found[59], found[89]) == pytest.approx((0.25, 0.2625, 0.0125))
-    assert {rate.betas for rate in rates(recipe, 100)} == {(0.9, 0.999)}
+    assert {each.betas for each in rates(recipe, 100)} == {(0.9, 0.999)}
 
 
 @pytest.mark.parametrize("schedule", Schedule)
@@ -30,4 +34,4 @@ def test_piecewise_goes_through_its_knots(tiny: Recipe) -> None:
 def test_every_update_has_a_rate_up_to_the_peak(schedule: Schedule, updates: int, tiny: Recipe) -> None:
     found = rates(replace(tiny, schedule=schedule), updates)
     assert len(found) == updates
-    assert all(0 <= rate.learning_rate <= tiny.learning_rate * (1 + 1e-9) for rate in found)
+    assert all(0 <= each.learning_rate <= tiny.learning_rate * (1 + 1e-9) for each in found)

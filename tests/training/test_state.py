@@ -13,6 +13,7 @@ from mixbench.datasets import Examples
 from mixbench.errors import MixbenchError, RecordError
 from mixbench.models import ARCHITECTURES, Checkpoint, ModelSpec, read_config
 from mixbench.training import Epoch, Places, Recipe, TrainingFolder, TrainingRun, run_key, train, train_to_folder
+from mixbench.training.schedule import Rate, rate
 from mixbench.training.state import STATE_NAME
 from tests.conftest import ROOT
 
@@ -20,7 +21,7 @@ SPEC = ModelSpec.for_dataset(ARCHITECTURES["convmixer_frozen"], "digits", filter
 CPU = torch.device("cpu")
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """In place of a signal, inside one process."""
 
 
@@ -48,7 +49,7 @@ def _train(
         if heard is not None:
             heard.append(epoch)
         if epoch.number == stop_after:
-            raise _Killed
+            raise _KilledError
 
     return train(SPEC, train_digits, test_digits, recipe, seed=0, command="x", workspace=workspace, progress=hear)
 
@@ -59,7 +60,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
 ) -> None:
     whole: list[Epoch] = []
     expected = _train(train_digits, test_digits, long, None, heard=whole)
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         _train(train_digits, test_digits, long, tmp_path, stop_after=stop_after)
     heard: list[Epoch] = []
     resumed = _train(train_digits, test_digits, long, tmp_path, heard=heard)
@@ -123,7 +124,7 @@ def test_a_collapse_leaves_the_last_good_state(
     train_digits: Examples, test_digits: Examples, long: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learning rate breaks the third epoch; the state is that of the second, and the message says where."""
-    monkeypatch.setattr("mixbench.training.loop.rates", lambda recipe, updates: _breaking(recipe, updates))
+    monkeypatch.setattr("mixbench.training.loop.rate", _breaking)
     with pytest.raises(MixbenchError, match=rf"epoch 3.*; the last good state is kept in {tmp_path / STATE_NAME}"):
         _train(train_digits, test_digits, long, tmp_path)
     state = TrainingFolder(tmp_path, run_key(SPEC, train_digits, long, 0, "cpu")).load(device=CPU)
@@ -132,18 +133,15 @@ def test_a_collapse_leaves_the_last_good_state(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state.model.values())
 
 
-def _breaking(recipe: Recipe, updates: int) -> list[object]:
-    from mixbench.training.schedule import rates  # noqa: PLC0415 - the real one, before it is replaced
-
-    each = updates // recipe.epochs
-    settings = enumerate(rates(recipe, updates))
-    return [replace(rate, learning_rate=1e30 if update >= 2 * each else 0.01) for update, rate in settings]
+def _breaking(recipe: Recipe, update: int, *, updates: int) -> Rate:
+    usual = rate(recipe, update, updates=updates)
+    return replace(usual, learning_rate=1e30 if update >= 2 * updates // recipe.epochs else 0.01)
 
 
 def test_a_full_disk_keeps_the_state_before(
     train_digits: Examples, test_digits: Examples, long: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         _train(train_digits, test_digits, long, tmp_path, stop_after=2)
     before = (tmp_path / STATE_NAME).read_bytes()
 
@@ -152,7 +150,7 @@ def test_a_full_disk_keeps_the_state_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(RecordError, match="state.pt: the disk is full; what was finished before is kept"):
+    with pytest.raises(RecordError, match=r"state\.pt: the disk is full; what was finished before is kept"):
         _train(train_digits, test_digits, long, tmp_path)
     assert (tmp_path / STATE_NAME).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
@@ -161,11 +159,11 @@ def test_a_full_disk_keeps_the_state_before(
 @pytest.mark.slow
 def test_kill_9_in_the_middle_costs_no_bit(tmp_path: Path) -> None:
     """The command itself, killed once its first state is on disk, then run again."""
-    run = TrainingRun("convmixer_frozen", "digits", "standard", 0, 0, epochs=10)
+    run = TrainingRun("convmixer_frozen", "digits", "standard", 0, 0, epochs=20)
     places = Places(tmp_path / "whole", "cpu", None, tmp_path / "cache")
     expected, _ = train_to_folder(run, places, overwrite=False)
     output = tmp_path / "killed"
-    command = [sys.executable, "-m", "mixbench.cli.main", "train", "--model", "convmixer_frozen", "--epochs", "10"]
+    command = [sys.executable, "-m", "mixbench.cli.main", "train", "--model", "convmixer_frozen", "--epochs", "20"]
     command += ["--device", "cpu", "--output", str(output), "--cache-dir", str(tmp_path / "cache")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
