@@ -1,4 +1,7 @@
-"""A folder of records: `<id>/record.json`, `examples.parquet` and, if kept, `adversarials.safetensors`."""
+"""A folder of records: `<id>/record.json`, `examples.parquet` and, if kept, `adversarials.safetensors`.
+
+Records of probes lie beside them as `<id>/probe.json` and, if there are images to show, `samples.npz`.
+"""
 
 import hashlib
 import io
@@ -16,12 +19,15 @@ from jaxtyping import Int64
 
 from mixbench.errors import RecordError
 from mixbench.files import sha256_of, storage_error, write_atomically
+from mixbench.probe_record import ProbeRecord
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
 from mixbench.threat_model import ThreatModel
 
 RECORD_NAME = "record.json"
 EXAMPLES_NAME = "examples.parquet"
 ADVERSARIALS_NAME = "adversarials.safetensors"
+PROBE_NAME = "probe.json"
+SAMPLES_NAME = "samples.npz"
 
 _SCHEMA = pa.schema(
     [(name, getattr(pa, kind if kind != "bool" else "bool_")()) for name, kind in EXAMPLES_COLUMNS.items()]
@@ -152,6 +158,26 @@ class Store:
         """Return every record with its table, in order of id; raises RecordError for the first not to be trusted."""
         return tuple(load_evaluation(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
 
+    def add_probe(self, record: ProbeRecord, *, samples: bytes | None) -> Path:
+        """Write the record of a probe, last, and return its folder; raises RecordError if it cannot be written."""
+        digest = None if samples is None else hashlib.sha256(samples).hexdigest()
+        if digest != record.samples_sha256:
+            raise RecordError(f"the samples do not belong to record {record.id}: their hash differs")
+        folder = self.folder / record.id
+        if samples is not None:
+            write_atomically(folder / SAMPLES_NAME, samples)
+        write_atomically(folder / PROBE_NAME, record.to_json().encode())
+        return folder
+
+    def find_probe(self, record_id: str) -> ProbeRecord | None:
+        """Return the record of a probe called `record_id`, or None where there is none."""
+        folder = self.folder / record_id
+        return load_probe(folder) if (folder / PROBE_NAME).is_file() else None
+
+    def probes(self) -> tuple[ProbeRecord, ...]:
+        """Return every record of a probe, in order of id; raises RecordError for the first that cannot be trusted."""
+        return tuple(load_probe(path.parent) for path in sorted(self.folder.glob(f"*/{PROBE_NAME}")))
+
 
 def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: str | None) -> None:
     """Delete a record one of whose files is about to change, and old adversarials: a crash must not leave the pair."""
@@ -165,6 +191,15 @@ def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: st
             adversarials.unlink()
     except OSError as error:
         raise storage_error(record, error) from error
+
+
+def load_probe(path: Path) -> ProbeRecord:
+    """Return the record in `path`, a folder or a probe.json; raises RecordError if it or its samples were changed."""
+    file = path / PROBE_NAME if path.is_dir() else path
+    record = ProbeRecord.from_json(_read_text(file, name=PROBE_NAME), source=str(file))
+    if record.samples_sha256 is not None:
+        _check_hash(file.with_name(SAMPLES_NAME), record.samples_sha256, record_name=file.name, again="probe")
+    return record
 
 
 def load_record(path: Path) -> EvaluationRecord:
@@ -193,13 +228,7 @@ def load_verdicts(path: Path) -> StoredVerdicts:
 def _load(path: Path) -> tuple[EvaluationRecord, ArrowTable, Path]:
     """Return the record in `path`, its checked table and the folder of both."""
     file = path / RECORD_NAME if path.is_dir() else path
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"cannot read {file} ({error.strerror}): give a run folder or its {RECORD_NAME}") from None
-    except UnicodeDecodeError:
-        raise RecordError(f"{file} is not a record: it is not text; give a run folder or its {RECORD_NAME}") from None
-    record = EvaluationRecord.from_json(text, source=str(file))
+    record = EvaluationRecord.from_json(_read_text(file, name=RECORD_NAME), source=str(file))
     examples = file.with_name(EXAMPLES_NAME)
     _check_hash(examples, record.examples_sha256, record_name=file.name)
     if record.adversarials_sha256 is not None:
@@ -209,14 +238,21 @@ def _load(path: Path) -> tuple[EvaluationRecord, ArrowTable, Path]:
     return record, table, file.parent
 
 
-def _check_hash(file: Path, expected: str, *, record_name: str) -> None:
+def _read_text(file: Path, *, name: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"cannot read {file} ({error.strerror}): give a run folder or its {name}") from None
+    except UnicodeDecodeError:
+        raise RecordError(f"{file} is not a record: it is not text; give a run folder or its {name}") from None
+
+
+def _check_hash(file: Path, expected: str, *, record_name: str, again: str = "evaluate") -> None:
     """Raise RecordError unless `file` is there and has the hash `expected`."""
     if not file.is_file():
-        raise RecordError(f"{file} is missing: keep it beside {record_name}, or evaluate again with --overwrite")
+        raise RecordError(f"{file} is missing: keep it beside {record_name}, or {again} again with --overwrite")
     if sha256_of(file) != expected:
-        raise RecordError(
-            f"{file} is not the file that {record_name} was written with: evaluate again with --overwrite"
-        )
+        raise RecordError(f"{file} is not the file that {record_name} was written with: {again} again with --overwrite")
 
 
 def _check_agreement(record: EvaluationRecord, table: ArrowTable, *, source: str) -> None:

@@ -101,6 +101,44 @@ def bench_train(
     _print_times(times, title=f"{model} on {dataset}, {recipe}, {_device_name(chosen)}")
 
 
+@bench.command("probe")
+def bench_probe(
+    model: Annotated[str, typer.Option(help="convmixer_MODE.")] = "convmixer_frozen",
+    dataset: Annotated[str, typer.Option(help="What decoders are trained on.")] = "digits",
+    size: Annotated[str | None, typer.Option(help="tiny, small or large. [default: the images']")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initial values and order.")] = 0,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time an epoch of decoder training beside the same network as timm computes it, in float32."""
+    from mixbench.datasets import load_examples
+    from mixbench.probes import plan_unshuffle, time_decoders
+
+    train, test = (
+        load_examples(dataset, split=split, data_dir=data_dir, cache_dir=cache_folder(cache_dir), seed=seed)
+        for split in ("train", "test")
+    )
+    plan = plan_unshuffle(model, train, test, permutation_seeds=(0,), seed=seed, size=size)
+    chosen = resolve_device(device)
+    times = time_decoders(plan, device=chosen)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(one) for one in times], indent=2))
+        return
+    from rich.table import Table
+
+    from mixbench.cli.tables import console
+
+    spec, title = plan.spec, f"{model} decoder on {dataset}, {_device_name(chosen)}"
+    table = Table("way", "s an epoch", "times mixbench", "loss", "peak memory", title=title)
+    for one in times:
+        memory = f"{one.peak_memory_bytes / 2**20:.0f} MiB"
+        table.add_row(one.way, f"{one.seconds:.3f}", f"{one.seconds / times[0].seconds:.2f}", f"{one.loss:.4f}", memory)
+    console().print(table)
+    typer.echo(f"depth {spec.depth}, width {spec.width}, kernel {spec.kernel}, {plan.budget.epochs} epochs a decoder")
+
+
 def _device_name(device: str) -> str:
     import torch
 

@@ -22,6 +22,7 @@ from mixbench.cli.gate import gate_records
 from mixbench.cli.leaderboard import leaderboard
 from mixbench.cli.models import list_models
 from mixbench.cli.plot import plot_records
+from mixbench.cli.probe import probe_model
 from mixbench.cli.schema import print_schema
 from mixbench.cli.show import show_record
 from mixbench.cli.submit import submit_model
@@ -62,6 +63,7 @@ def _options(
 
 app.command("eval")(evaluate_model)
 app.command("train")(train_model)
+app.command("probe")(probe_model)
 app.command("models")(list_models)
 app.command("attacks")(list_attacks)
 app.command("datasets")(list_datasets)

@@ -5,6 +5,7 @@ from fractions import Fraction
 from rich.console import Console
 from rich.table import Table
 
+from mixbench.probe_record import Estimate, ProbeRecord
 from mixbench.records import Accuracy, EvaluationRecord
 from mixbench.statistics import wilson_interval
 
@@ -87,3 +88,26 @@ def details(record: EvaluationRecord) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def probe_summary(record: ProbeRecord) -> Table:
+    """Return what the record of a probe says: a row for each subject and permutation."""
+    names = list(dict.fromkeys(name for measurement in record.measurements for name in measurement.metrics))
+    table = Table(
+        title=f"{record.model.name} on {record.dataset.name} ({record.dataset.split}, {record.dataset.n} examples,"
+        f" {record.dataset.subset}), {record.probe.name}; 95% intervals over images",
+    )
+    for column in ("subject", "permutation", *names):
+        table.add_column(column, justify="left" if column == "subject" else "right")
+    for measurement in record.measurements:
+        seed = measurement.permutation_seed
+        cells = (_interval(name, measurement.metrics.get(name)) for name in names)
+        table.add_row(measurement.subject, "" if seed is None else str(seed), *cells)
+    return table
+
+
+def _interval(name: str, found: Estimate | None) -> str:
+    if found is None:
+        return ""
+    digits = {"mse": 5, "psnr": 2}.get(name, 3)
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"

@@ -9,7 +9,7 @@ import numpy as np
 from mixbench.errors import RecordError
 from mixbench.leaderboard.cards import Card, Submitted, card_folders, read_card, read_submitted
 from mixbench.leaderboard.protocols import NamedProtocol, read_protocols
-from mixbench.store import RECORD_NAME, StoredVerdicts, load_verdicts
+from mixbench.store import PROBE_NAME, RECORD_NAME, StoredVerdicts, load_verdicts
 
 RECORDS_NAME = "records"
 SUBMISSIONS_NAME = "submissions"
@@ -51,6 +51,8 @@ def read(folder: Path) -> Contents:
 def _read_records(folder: Path, faults: list[str]) -> list[StoredVerdicts]:
     found: list[StoredVerdicts] = []
     for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
+        if (path / PROBE_NAME).is_file() and not (path / RECORD_NAME).exists():
+            continue
         try:
             found.append(load_verdicts(path))
         except RecordError as error:

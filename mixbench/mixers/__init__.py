@@ -13,7 +13,7 @@ convolution does both, until `separate` cuts it into one of each. What the paper
 
 from mixbench.mixers.describe import Group, MixerRow, describe
 from mixbench.mixers.filters import FilterKind, FilterScheme, draw_biases, draw_filters
-from mixbench.mixers.find import Mixer, Place, Role, find
+from mixbench.mixers.find import Mixer, Place, Role, classifier_of, find
 from mixbench.mixers.freeze import Mixing, apply_mixing, default_scheme, freeze_channel, freeze_spatial, frozen_proof
 from mixbench.mixers.initialise import initialise_channel, initialise_spatial
 from mixbench.mixers.separable_conv import SeparableConv2d
@@ -32,6 +32,7 @@ __all__ = [
     "Role",
     "SeparableConv2d",
     "apply_mixing",
+    "classifier_of",
     "default_scheme",
     "describe",
     "draw_biases",

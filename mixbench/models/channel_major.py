@@ -43,6 +43,10 @@ class ChannelMajorConvMixer(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
         """Return the logits of `images` in [0, 1]."""
+        return _classify(self.model.head, self.features(images), len(images))
+
+    def features(self, images: Float[Tensor, "batch channel height width"]) -> Cells:
+        """Return what the last block makes of `images`, before pooling: batch, rows and columns along the cells."""
         model, n = self.model, len(images)
         stem: Any = model.stem
         placements: Any = self.placements
@@ -50,7 +54,7 @@ class ChannelMajorConvMixer(nn.Module):
         x = _activated_norm(x, stem[0].bias, stem[2], gelu=True)
         for block in model.blocks:
             x = _mixer_block(block, x, n, placements)
-        return _classify(model.head, x, n)
+        return x
 
 
 class ChannelMajorResNet(nn.Module):
@@ -99,8 +103,8 @@ def is_separated_resnet(model: nn.Module) -> bool:
 def toeplitz_placements(conv: nn.Conv2d, height: int, width: int) -> Placements:
     """Return, for each tap of `conv`, the 0/1 matrix [input position, output position] that it fills.
 
-    For square windows without dilation, with any stride, padded by zeros. The taps are followed by empty ones up to a
-    multiple of 8.
+    For square windows without dilation, with any stride, padded by zeros or circularly. The taps are followed by empty
+    ones up to a multiple of 8.
     """
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     before = (kernel - 1) // 2 if isinstance(conv.padding, str) else int(conv.padding[0])
@@ -111,6 +115,8 @@ def toeplitz_placements(conv: nn.Conv2d, height: int, width: int) -> Placements:
     for tap in range(kernel * kernel):
         source_rows = rows * stride + tap // kernel - before
         source_columns = columns * stride + tap % kernel - before
+        if conv.padding_mode == "circular":
+            source_rows, source_columns = source_rows % height, source_columns % width
         inside = (source_rows >= 0) & (source_rows < height) & (source_columns >= 0) & (source_columns < width)
         sources = (source_rows * width + source_columns)[inside]
         placements[tap, sources, (rows * out_width + columns)[inside]] = 1

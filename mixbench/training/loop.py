@@ -2,8 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from mixbench.datasets import Examples, balanced_order
 from mixbench.errors import InvalidInputError, MixbenchError
 from mixbench.models import Checkpoint, CheckpointCard, ModelSpec, count_parameters, logits_fingerprint, weights_bytes
 from mixbench.records import Accuracy
+from mixbench.stepping import settled_on
 from mixbench.training.acceleration import accelerated
 from mixbench.training.augmentation import Draws, draw
 from mixbench.training.guard import OverfittingGuard
@@ -131,19 +131,6 @@ def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> Accuracy:
     return Accuracy(correct=int(correct), total=len(labels))
 
 
-@contextmanager
-def _settled_on(device: torch.device) -> Generator[None]:
-    """Train on one CPU thread, since sums split over threads round differently; on CUDA, launch kernels on `device`."""
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _check_fits(spec: ModelSpec, examples: Examples) -> None:
     channels = examples.images.shape[1]
     if spec.args["in_chans"] != channels or spec.args["num_classes"] != examples.num_classes:
@@ -188,7 +175,7 @@ class Fit:
 
     def run(self, progress: EpochCallback | None) -> None:
         """Train to the end."""
-        with _settled_on(self.device):
+        with settled_on(self.device):
             self._run(progress)
 
     def _run(self, progress: EpochCallback | None) -> None:
