@@ -26,16 +26,16 @@ class MixbenchError(Exception):
 
 
 class UnknownNameError(MixbenchError):
-    """A name that is in no catalogue."""
+    """A name that is in no catalogue; `forms` are other ways to name one, listed but never guessed."""
 
-    def __init__(self, kind: str, name: str, available: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, available: Iterable[str], *, forms: Iterable[str] = ()) -> None:
         names = sorted(available)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
         listed = ", ".join(names)
         if len(listed) > _LONGEST_LIST:
             listed = f"{len(names)} names, too many to list"
-        super().__init__(f"unknown {kind} {name!r}: {guess}available: {listed}")
+        super().__init__(f"unknown {kind} {name!r}: {guess}available: {', '.join([listed, *forms])}")
         self.kind = kind
         self.name = name
 

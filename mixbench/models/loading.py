@@ -81,7 +81,7 @@ def load_model(name: str, *, checkpoint: Path | None = None, trust_pickle: bool 
         return _own_architecture(name, checkpoint, trust_pickle=trust_pickle)
     tagged = f"{name}.{FIRST_TAG}" if name in ARCHITECTURES else name
     if tagged not in zoo_names():
-        raise UnknownNameError("model", name, [*zoo_names(), "timm:NAME", "local-dir:FOLDER", "hf-hub:ID"])
+        raise UnknownNameError("model", name, zoo_names(), forms=("timm:NAME", "local-dir:FOLDER", "hf-hub:ID"))
     return _from_checkpoint(load_checkpoint(zoo_folder() / tagged), name=tagged)
 
 
