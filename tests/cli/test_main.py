@@ -14,7 +14,7 @@ from mixbench.threat_model import Norm, ThreatModel
 from tests.cli.conftest import Run, tree
 
 VERBS = (
-    *("eval", "train", "models", "attacks", "datasets", "show", "compare", "gate", "plot", "schema"),
+    *("eval", "train", "probe", "models", "attacks", "datasets", "show", "compare", "gate", "plot", "schema"),
     *("submit", "verify", "accept", "leaderboard", "bench"),
 )
 HEAVY = (
