@@ -139,7 +139,7 @@ class Fit:
         if not loss < float("inf"):
             raise MixbenchError(
                 f"the decoder's loss stopped being finite in epoch {len(self.losses) + 1} at learning rate"
-                f" {self.budget.learning_rate:.3g}: choose a smaller --learning-rate"
+                f" {self.budget.learning_rate:.3g}: try another --seed, or a decoder of smaller --depth or --width"
             )
         self.losses.append(loss)
 
