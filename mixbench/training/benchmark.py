@@ -95,7 +95,8 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
         if recipe.rand_augment is not None:
             chosen = recipe.rand_augment
             steps.append(transforms.RandAugment(chosen.operations, chosen.magnitude))
-        self._transform = transforms.Compose([*steps, transforms.ToTensor()])
+        after = [transforms.RandomErasing(recipe.erasing)] if recipe.erasing else []
+        self._transform = transforms.Compose([*steps, transforms.ToTensor(), *after])
 
     def __len__(self) -> int:
         return len(self._labels)

@@ -74,6 +74,8 @@ def _describe(recipe: Recipe) -> str:
     if recipe.rand_augment is not None:
         chosen = recipe.rand_augment
         parts.append(f"RandAugment of {chosen.operations} operations at magnitude {chosen.magnitude}")
+    if recipe.erasing:
+        parts.append(f"a random rectangle blackened in {recipe.erasing:.0%} of the images")
     if recipe.adversarial is not None:
         training = recipe.adversarial
         warm_up = f", eps rising over {training.warmup_epochs} epochs" if training.warmup_epochs else ""

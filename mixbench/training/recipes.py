@@ -78,6 +78,7 @@ class Recipe:
         flip: Whether images are mirrored left to right half of the time.
         schedule: The course of the learning rate.
         rand_augment: Further augmentation; None for none.
+        erasing: The share of images in which a random rectangle is blackened, 0 to 1 (arXiv 1708.04896).
         validation: Examples of the training split that are held out, balanced and chosen by a fixed seed: all that a
             recipe may be tuned on.
         drop_last: Whether an incomplete last batch is left out, so that every update has the same shape.
@@ -93,9 +94,14 @@ class Recipe:
     flip: bool = False
     schedule: Schedule = Schedule.ONE_CYCLE
     rand_augment: RandAugment | None = None
+    erasing: float = 0
     validation: int = 0
     drop_last: bool = False
     adversarial: AdversarialTraining | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.erasing <= 1:
+            raise InvalidInputError(f"erasing {self.erasing} is not a share of images: choose one from 0 to 1")
 
 
 def _adversarially(standard: Recipe, threat_model: str, **changes: object) -> Recipe:
@@ -106,6 +112,7 @@ def _adversarially(standard: Recipe, threat_model: str, **changes: object) -> Re
         standard,
         name=parsed.norm.value.lower(),
         rand_augment=None,
+        erasing=0,
         adversarial=AdversarialTraining(parsed, **search),  # pyright: ignore[reportArgumentType]
         **changes,  # pyright: ignore[reportArgumentType]
     )
