@@ -133,10 +133,11 @@ _MNIST = Recipe(
 _FASHION = replace(_MNIST, epochs=20, flip=True)
 _CIFAR = replace(
     _FASHION,
-    epochs=40,
+    epochs=80,
     learning_rate=0.02,
     max_shift=4,
-    rand_augment=RandAugment(operations=2, magnitude=8),
+    rand_augment=RandAugment(operations=2, magnitude=12),
+    erasing=0.25,
 )
 
 RECIPES: dict[str, dict[str, Recipe]] = {

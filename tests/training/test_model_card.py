@@ -64,7 +64,7 @@ def test_schedule_augmentation_warm_up_and_held_out_examples_are_told(checkpoint
     assert "PGD with 10 steps of 0.25 eps, eps rising over 5 epochs; 2000 training examples held out" in text
     assert "| held out | 10.14% (15 of 148 training examples; 95% Wilson interval 6.24% to 16.05%) |" in text
     text = model_card(NAME, checkpoint, recipe_for("cifar10_jpeg75", "standard"), title="CIFAR-10")
-    assert "RandAugment of 2 operations at magnitude 8" in text
+    assert "RandAugment of 2 operations at magnitude 12; a random rectangle blackened in 25% of the images;" in text
     assert "| held out |" not in text
 
 
