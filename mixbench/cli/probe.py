@@ -128,7 +128,7 @@ def _probed(plan: "UnshufflePlan | RecognizePlan", runs: Path, device: str, *, o
     try:
         with _progress_bar(plan.record_id) as progress:
             result = _run(plan, device, workspace, progress)
-        store.add_probe(result.record, samples=result.samples)
+        store.add_probe(result.record, samples=result.samples, examples=result.examples)
     except KeyboardInterrupt:
         typer.echo(
             f"\ninterrupted; what was trained is kept in {workspace}: run the same command again to go on", err=True

@@ -23,6 +23,7 @@ MOST_DECIBELS = 120.0
 _TAIL = 2.5
 
 Images = Float[Tensor, "example channel height width"]
+Values = Float[np.ndarray, " example"]
 Metrics = dict[str, Estimate]
 
 
@@ -59,10 +60,19 @@ def image_metrics(decoded: Images, truth: Images) -> Metrics:
     PSNR is that of the mean squared error of all images, and ends at 120 dB. SSIM is torchmetrics', with a uniform
     window of 7 x 7.
     """
-    errors = squared_errors(decoded, truth)
-    mse = estimate(errors.flatten(1).mean(1).cpu().numpy())
+    return metrics_of(*image_values(decoded, truth))
+
+
+def image_values(decoded: Images, truth: Images) -> tuple[Values, Values]:
+    """Return MSE and SSIM of each image of `decoded`, clipped to [0, 1]."""
+    return squared_errors(decoded, truth).mean(1).cpu().numpy(), structural_similarity(decoded, truth)
+
+
+def metrics_of(errors: Values, similarities: Values) -> Metrics:
+    """Return what `image_metrics` does, from the MSE and SSIM of each image."""
+    mse = estimate(errors)
     psnr = Estimate(value=decibels(mse.value), low=decibels(mse.high), high=decibels(mse.low))
-    return {"mse": mse, "psnr": psnr, "ssim": estimate(structural_similarity(decoded, truth))}
+    return {"mse": mse, "psnr": psnr, "ssim": estimate(similarities)}
 
 
 def decibels(mse: float) -> float:

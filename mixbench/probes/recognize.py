@@ -180,9 +180,10 @@ class _Recognize:
                 peak_memory_bytes=peak_memory_bytes(self.device),
             ),
             samples_sha256=None,
+            examples_sha256=None,
             provenance=self.provenance,
         )
-        return ProbeResult(record, None)
+        return ProbeResult(record, samples=None, examples=None)
 
     def _under(self, seed: int, unmoved: dict[str, Verdicts]) -> Iterator[Measurement]:
         """Yield a measurement for each subject under the permutations of `seed`."""

@@ -21,9 +21,9 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size(4, 48, 5, Budget(epochs=8, batch_size=32, learning_rate=0.02), largest_side=8),
-    "small": Size(10, 128, 7, Budget(epochs=20, batch_size=128, learning_rate=0.01), largest_side=28),
+    "small": Size(10, 128, 7, Budget(epochs=10, batch_size=64, learning_rate=0.02), largest_side=28),
     # The seed paper's "large" model for CIFAR (arXiv 2503.16760, appendix).
-    "large": Size(16, 512, 7, Budget(epochs=30, batch_size=128, learning_rate=0.005), largest_side=None),
+    "large": Size(16, 512, 7, Budget(epochs=3, batch_size=64, learning_rate=0.01), largest_side=None),
 }
 
 

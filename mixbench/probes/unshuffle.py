@@ -14,11 +14,12 @@ from mixbench.datasets import Examples
 from mixbench.errors import InvalidInputError, UnknownNameError
 from mixbench.mixers import Mixing
 from mixbench.models import ARCHITECTURES, count_parameters
+from mixbench.probe_examples import encode_probe_examples
 from mixbench.probe_record import Measurement, ProbeIdentity, ProbeProtocol, ProbeRecord, probe_hash, probe_id
 from mixbench.probes.controls import DenseLayer, uniform_noise
 from mixbench.probes.decoder import Decoder, DecoderSpec, Images
 from mixbench.probes.fitting import Budget, Fitted, Moment, ProgressCallback, decode, fit_decoder
-from mixbench.probes.metrics import as_tensor, error_by_displacement, image_metrics
+from mixbench.probes.metrics import as_tensor, error_by_displacement, image_metrics, image_values, metrics_of
 from mixbench.probes.permutation import PixelPermutation
 from mixbench.probes.sizes import check_square, size_for
 from mixbench.records import Cost, DatasetIdentity, ModelIdentity, Provenance
@@ -139,10 +140,16 @@ def plan_unshuffle(
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A record and the sample images that belong to it, as the content of an npz archive."""
+    """A record and the files that belong to it.
+
+    Attributes:
+        samples: The content of an npz archive of sample images; None where there are none.
+        examples: The content of the per-example file; None where there is none.
+    """
 
     record: ProbeRecord
     samples: bytes | None
+    examples: bytes | None
 
 
 def probe_unshuffle(
@@ -173,6 +180,7 @@ class _Unshuffle:
         self.seconds: dict[str, float] = {}
         self.fits = 0
         self.samples: dict[str, np.ndarray] = {}
+        self.values: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def run(self) -> ProbeResult:
         """Measure everything, the decoder first."""
@@ -254,11 +262,14 @@ class _Unshuffle:
         shuffled = permutation.shuffled(truth)
         decoded = decoder(shuffled)
         curve = error_by_displacement(decoded, truth, permutation.displacements())
+        mse, ssim = image_values(decoded, truth)
+        if subject == "decoder":
+            self.values[seed] = (mse.astype(np.float32), ssim.astype(np.float32))
         self.measurements.append(
             Measurement(
                 subject=subject,
                 permutation_seed=seed,
-                metrics=image_metrics(decoded, truth),
+                metrics=metrics_of(mse, ssim),
                 curves={"mse_by_displacement": curve},
             )
         )
@@ -278,6 +289,7 @@ class _Unshuffle:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **self.samples)
         samples = buffer.getvalue()
+        examples = encode_probe_examples(np.array(plan.test.indices, dtype=np.int64), self.values)
         passes = self.fits * plan.budget.epochs * len(self.train)
         record = ProbeRecord(
             model=ModelIdentity(
@@ -300,9 +312,10 @@ class _Unshuffle:
                 peak_memory_bytes=peak_memory_bytes(self.device),
             ),
             samples_sha256=hashlib.sha256(samples).hexdigest(),
+            examples_sha256=hashlib.sha256(examples).hexdigest(),
             provenance=self.provenance,
         )
-        return ProbeResult(record, samples)
+        return ProbeResult(record, samples, examples)
 
 
 def _warnings(plan: UnshufflePlan) -> Iterator[str]:
