@@ -114,13 +114,13 @@ def bench_probe(
 ) -> None:
     """Time an epoch of decoder training beside the same network as timm computes it, in float32."""
     from mixbench.datasets import load_examples
-    from mixbench.probes import plan_unshuffle, time_decoders
+    from mixbench.probes import DecoderChoice, plan_unshuffle, time_decoders
 
     train, test = (
         load_examples(dataset, split=split, data_dir=data_dir, cache_dir=cache_folder(cache_dir), seed=seed)
         for split in ("train", "test")
     )
-    plan = plan_unshuffle(model, train, test, permutation_seeds=(0,), seed=seed, size=size)
+    plan = plan_unshuffle(model, train, test, permutation_seeds=(0,), seed=seed, choice=DecoderChoice(size=size))
     chosen = resolve_device(device)
     times = time_decoders(plan, device=chosen)
     if as_json:

@@ -108,12 +108,33 @@ def plan_recognize(
     seed: int,
 ) -> RecognizePlan:
     """Return the plan; raises InvalidInputError if the images do not fit, or if the model mixes no space."""
-    name = model.identity.name
     channels, height, width = test.images.shape[1:]
-    check_square(test.name, height, width)
-    if model.image_size is not None and model.image_size != (channels, height, width):
+    seeds = tuple(sorted(set(permutation_seeds)))
+    check_recognize(
+        model,
+        dataset=test.name,
+        image_size=(channels, height, width),
+        permutation_seeds=seeds,
+        retrain=train is not None,
+    )
+    return RecognizePlan(model, test, train, seeds, seed)
+
+
+def check_recognize(
+    model: LoadedModel,
+    *,
+    dataset: str,
+    image_size: tuple[int, int, int],
+    permutation_seeds: tuple[int, ...],
+    retrain: bool,
+) -> None:
+    """Raise what `plan_recognize` raises; needs no data."""
+    name = model.identity.name
+    channels, height, width = image_size
+    check_square(dataset, height, width)
+    if model.image_size is not None and model.image_size != image_size:
         raise InvalidInputError(
-            f"{name} takes images of {'x'.join(map(str, model.image_size))}, {test.name} has"
+            f"{name} takes images of {'x'.join(map(str, model.image_size))}, {dataset} has"
             f" {channels}x{height}x{width}: choose a dataset or a checkpoint of the same size"
         )
     if not any(mixer.role in (Role.SPATIAL, Role.FULL) for mixer in find(model.module)):
@@ -121,16 +142,13 @@ def plan_recognize(
             f"{name} has no spatial mixers (convolutions with windows, or layers over tokens), so there is no"
             " dependence on neighbours to probe: name a model that has, such as convmixer_frozen"
         )
-    if train is not None and not classifier_of(model.module):
+    if retrain and not classifier_of(model.module):
         raise InvalidInputError(f"{name} has no classifier whose features could be read: leave out --retrain")
-    seeds = tuple(sorted(set(permutation_seeds)))
-    for chosen in seeds:
-        for permutation in (
-            PixelPermutation.within_tiles(height, width, tile=2, seed=chosen),
-            *(PixelPermutation.of_fraction(height, width, fraction=fraction, seed=chosen) for fraction in FRACTIONS),
-        ):
-            assert permutation.height == height  # noqa: S101 - drawing refuses what moves nothing
-    return RecognizePlan(model, test, train, seeds, seed)
+    for chosen in permutation_seeds:
+        # Drawing refuses what moves nothing.
+        PixelPermutation.within_tiles(height, width, tile=2, seed=chosen)
+        for fraction in FRACTIONS:
+            PixelPermutation.of_fraction(height, width, fraction=fraction, seed=chosen)
 
 
 def probe_recognize(plan: RecognizePlan, *, device: str, progress: ProgressCallback | None = None) -> ProbeResult:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from mixbench.datasets import Examples
-from mixbench.errors import InvalidInputError, UnknownNameError
+from mixbench.errors import InvalidInputError
 from mixbench.mixers import Mixing
-from mixbench.models import ARCHITECTURES, count_parameters
+from mixbench.models import count_parameters
 from mixbench.probe_examples import encode_probe_examples
 from mixbench.probe_record import Measurement, ProbeIdentity, ProbeProtocol, ProbeRecord, probe_hash, probe_id
 from mixbench.probes.controls import DenseLayer, uniform_noise
@@ -21,7 +21,7 @@ from mixbench.probes.decoder import Decoder, DecoderSpec, Images
 from mixbench.probes.fitting import Budget, Fitted, Moment, ProgressCallback, decode, fit_decoder
 from mixbench.probes.metrics import as_tensor, error_by_displacement, image_metrics, image_values, metrics_of
 from mixbench.probes.permutation import PixelPermutation
-from mixbench.probes.sizes import check_square, size_for
+from mixbench.probes.sizes import DecoderChoice
 from mixbench.records import Cost, DatasetIdentity, ModelIdentity, Provenance
 from mixbench.stepping import peak_memory_bytes
 
@@ -95,6 +95,23 @@ class UnshufflePlan:
         return probe_id(self.model_name, self.filter_seed, self.dataset, self.identity, self.protocol, sha256="")
 
 
+def check_unshuffle(
+    model: str,
+    choice: DecoderChoice,
+    *,
+    dataset: str,
+    image_size: tuple[int, int, int],
+    permutation_seeds: tuple[int, ...],
+) -> tuple[DecoderSpec, Budget]:
+    """Return the decoder and the budget of a plan; needs no data, and raises what `plan_unshuffle` raises."""
+    resolved = choice.resolved(model, dataset=dataset, image_size=image_size)
+    if not permutation_seeds:
+        raise InvalidInputError("no permutation seed is given: name at least one, better three, such as 0,1,2")
+    for chosen in permutation_seeds:
+        PixelPermutation.everywhere(*image_size[1:], seed=chosen)
+    return resolved
+
+
 def plan_unshuffle(
     model: str,
     train: Examples,
@@ -102,39 +119,14 @@ def plan_unshuffle(
     *,
     permutation_seeds: tuple[int, ...],
     seed: int,
-    filter_seed: int = 0,
-    size: str | None = None,
-    depth: int | None = None,
-    kernel: int | None = None,
-    width: int | None = None,
-    epochs: int | None = None,
+    choice: DecoderChoice = DecoderChoice(),
 ) -> UnshufflePlan:
-    """Return the plan for `model`, convmixer_MODE; raises InvalidInputError or UnknownNameError for what cannot be.
-
-    Sizes and epochs that are not given are those of `size`, or the usual ones for the images.
-    """
-    available = [name for name, architecture in ARCHITECTURES.items() if architecture.family == "convmixer"]
-    if model not in available:
-        raise UnknownNameError("decoder", model, available)
-    height, width_of_image = test.images.shape[2:]
-    check_square(test.name, height, width_of_image)
-    usual = size_for(height, size)
-    spec = DecoderSpec(
-        depth=usual.depth if depth is None else depth,
-        width=usual.width if width is None else width,
-        kernel=usual.kernel if kernel is None else kernel,
-        mixing=ARCHITECTURES[model].mixing,
-        filter_seed=filter_seed,
-    )
-    spec.check_reaches(height)
-    budget = usual.budget if epochs is None else replace(usual.budget, epochs=epochs)
-    if budget.epochs < 1:
-        raise InvalidInputError(f"epochs {budget.epochs} is not at least 1: leave it out for the usual number")
+    """Return the plan for `model`, convmixer_MODE; raises InvalidInputError or UnknownNameError for what cannot be."""
+    channels, height, width = test.images.shape[1:]
     seeds = tuple(sorted(set(permutation_seeds)))
-    if not seeds:
-        raise InvalidInputError("no permutation seed is given: name at least one, better three, such as 0,1,2")
-    for chosen in seeds:
-        PixelPermutation.everywhere(height, width_of_image, seed=chosen)
+    spec, budget = check_unshuffle(
+        model, choice, dataset=test.name, image_size=(channels, height, width), permutation_seeds=seeds
+    )
     return UnshufflePlan(spec, budget, train, test, seeds, seed)
 
 
