@@ -48,7 +48,7 @@ def encode_probe_examples(
         buffer,
         compression="zstd",
         compression_level=9,
-        use_dictionary=["permutation_seed"],
+        use_dictionary=False,
         column_encoding={"index": "DELTA_BINARY_PACKED", "mse": "BYTE_STREAM_SPLIT", "ssim": "BYTE_STREAM_SPLIT"},
     )
     return buffer.getvalue()

@@ -52,9 +52,7 @@ def test_the_table_is_read_back_bit_for_bit_with_equal_bytes_for_equal_content(t
 
 def test_three_permutations_of_ten_thousand_images_take_less_than_200_kilobytes() -> None:
     generator = np.random.Generator(np.random.PCG64(0))
-    values = {
-        seed: (np.exp(generator.normal(-4, 0.6, 10_000)), 1 - generator.beta(2, 8, 10_000)) for seed in range(3)
-    }
+    values = {seed: (np.exp(generator.normal(-4, 0.6, 10_000)), 1 - generator.beta(2, 8, 10_000)) for seed in range(3)}
     narrow = {seed: (mse.astype(np.float32), ssim.astype(np.float32)) for seed, (mse, ssim) in values.items()}
     assert len(encode_probe_examples(np.arange(10_000), narrow)) < 200_000
 

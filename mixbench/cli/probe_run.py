@@ -143,6 +143,9 @@ def run_plans(
     sheets: list[Path] = []
     for number, plan in enumerate(plans):
         records.append(_probed(plan, runs, device, overwrite=overwrite))
+        if len(plans) > 1:
+            seconds = records[-1].cost.seconds
+            typer.echo(f"[{number + 1}/{len(plans)}] {plan.record_id}: {seconds:.0f} s", err=True)
         name = plan.dataset.name
         if pictures is not None and name not in {other.dataset.name for other in plans[number + 1 :]}:
             own = [record for record in records if record.dataset.name == name]

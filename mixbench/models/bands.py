@@ -71,13 +71,23 @@ class Bands:
                 shift = turn * self.height
                 low, high = max(top, shift), min(top + self.window, shift + self.height)
                 if low < high:
-                    source, rows, target = (low - shift, high - shift), (low - top, high - top), (first, first + self.rows)
+                    source, rows, target = (
+                        (low - shift, high - shift),
+                        (low - top, high - top),
+                        (first, first + self.rows),
+                    )
                     pieces.append(Piece(*(slice(a * self.width, b * self.width) for a, b in (source, rows, target))))
         return tuple(pieces)
 
 
-class BandedMixAndPass(torch.autograd.Function):
-    """(x convolved, x): on the way back, the gradients of both uses of `x` are summed by the matrix products."""
+def mix_in_bands(x: Positions, weight: Weight, placements: BandPlacements, bands: Bands) -> tuple[Positions, Positions]:
+    """Return `x` mixed by the filters `weight`, and `x` itself for what goes past it."""
+    function: Any = _BandedMixAndPass.apply
+    return function(x, weight, placements, bands.pieces())
+
+
+class _BandedMixAndPass(torch.autograd.Function):
+    """(x mixed, x): on the way back, the gradients of both uses of `x` are summed by the matrix products."""
 
     @staticmethod
     def forward(

@@ -14,7 +14,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mixbench.models.bands import ALIGNED, BandedMixAndPass, Bands
+from mixbench.models.bands import ALIGNED, Bands, mix_in_bands
 
 Cells = Float[Tensor, "channel cell"]
 Placements = Float[Tensor, "tap source target"]
@@ -174,15 +174,12 @@ def _mix_channels(conv: Any, x: Cells) -> Cells:
     return conv.weight.flatten(1).to(x.dtype) @ x
 
 
-def _mix_space(
-    conv: Any, x: Cells, n: int, placements: Placements, bands: Bands | None = None
-) -> tuple[Cells, Cells]:
+def _mix_space(conv: Any, x: Cells, n: int, placements: Placements, bands: Bands | None = None) -> tuple[Cells, Cells]:
     """Return `x` mixed by the depthwise `conv`, without its bias, and `x` itself for what goes past it."""
     taps, sources, targets = placements.shape
     weight = conv.weight.flatten(1).to(x.dtype)
     if bands is not None:
-        banded: Any = BandedMixAndPass.apply
-        mixed, passed = banded(x.view(x.shape[0], n, -1), weight, placements, bands.pieces())
+        mixed, passed = mix_in_bands(x.view(x.shape[0], n, -1), weight, placements, bands)
         return mixed.view(x.shape[0], -1), passed.view(x.shape)
     # Each cell of a Toeplitz matrix is one tap or zero, so this product is exact in any precision.
     padded = functional.pad(weight, (0, taps - weight.shape[1]))

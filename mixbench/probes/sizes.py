@@ -10,7 +10,6 @@ from mixbench.probes.decoder import DecoderSpec
 from mixbench.probes.fitting import Budget
 from mixbench.probes.metrics import WINDOW
 
-
 Number = TypeVar("Number", int, float)
 
 

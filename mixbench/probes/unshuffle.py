@@ -119,13 +119,20 @@ def plan_unshuffle(
     *,
     permutation_seeds: tuple[int, ...],
     seed: int,
-    choice: DecoderChoice = DecoderChoice(),
+    choice: DecoderChoice | None = None,
 ) -> UnshufflePlan:
-    """Return the plan for `model`, convmixer_MODE; raises InvalidInputError or UnknownNameError for what cannot be."""
+    """Return the plan for `model`, convmixer_MODE; raises InvalidInputError or UnknownNameError for what cannot be.
+
+    Without a `choice` all is as usual for the images.
+    """
     channels, height, width = test.images.shape[1:]
     seeds = tuple(sorted(set(permutation_seeds)))
     spec, budget = check_unshuffle(
-        model, choice, dataset=test.name, image_size=(channels, height, width), permutation_seeds=seeds
+        model,
+        choice or DecoderChoice(),
+        dataset=test.name,
+        image_size=(channels, height, width),
+        permutation_seeds=seeds,
     )
     return UnshufflePlan(spec, budget, train, test, seeds, seed)
 

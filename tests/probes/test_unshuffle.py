@@ -105,9 +105,7 @@ def test_a_decoder_without_borders_cannot_decode_noise_better_than_its_bound() -
 
 def test_a_decoder_learns_digits_better_than_the_mean_image(train_digits: Examples, test_digits: Examples) -> None:
     choice = DecoderChoice(width=16, epochs=40)
-    plan = plan_unshuffle(
-        "convmixer_trained", train_digits, test_digits, permutation_seeds=(0,), seed=0, choice=choice
-    )
+    plan = plan_unshuffle("convmixer_trained", train_digits, test_digits, permutation_seeds=(0,), seed=0, choice=choice)
     record = probe_unshuffle(plan, device="cpu").record
     decoder, mean = record.of("decoder")[0].metrics["mse"], record.of("mean_image")[0].metrics["mse"]
     assert decoder.high < mean.low
