@@ -25,6 +25,12 @@ def settled_on(device: torch.device) -> Generator[None]:
         torch.set_num_threads(threads)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Count the highest memory use of a GPU from here; that of a process cannot be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Return the highest memory use so far: of the GPU, or of this process."""
     if device.type == "cuda":

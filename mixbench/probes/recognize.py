@@ -35,7 +35,7 @@ from mixbench.probes.permutation import PixelPermutation
 from mixbench.probes.sizes import check_square
 from mixbench.probes.unshuffle import ProbeResult
 from mixbench.records import Cost, DatasetIdentity, Provenance
-from mixbench.stepping import peak_memory_bytes
+from mixbench.stepping import forget_peak_memory, peak_memory_bytes
 
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)
 
@@ -171,6 +171,7 @@ class _Recognize:
         self.plan, self.module, self.device, self.progress = plan, module, device, progress
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self.provenance = Provenance.collect(device=name)
+        forget_peak_memory(device)
         self.images, self.labels = as_tensor(plan.test.images, device), np.array(plan.test.labels)
         self.train = None if plan.train is None else as_tensor(plan.train.images, device)
         self.forwards, self.done = 0, 0

@@ -23,7 +23,7 @@ from mixbench.probes.metrics import as_tensor, error_by_displacement, image_metr
 from mixbench.probes.permutation import PixelPermutation
 from mixbench.probes.sizes import DecoderChoice
 from mixbench.records import Cost, DatasetIdentity, ModelIdentity, Provenance
-from mixbench.stepping import peak_memory_bytes
+from mixbench.stepping import forget_peak_memory, peak_memory_bytes
 
 FEWEST_PERMUTATIONS = 3
 _MOST_NOISE = 2000
@@ -171,6 +171,7 @@ class _Unshuffle:
         self.plan, self.device, self.workspace, self.progress = plan, device, workspace, progress
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self.provenance = Provenance.collect(device=name)
+        forget_peak_memory(device)
         self.train, self.test = as_tensor(plan.train.images, device), as_tensor(plan.test.images, device)
         shape = (min(_MOST_NOISE, len(self.test)), *self.test.shape[1:])
         self.noise = uniform_noise((shape[0], shape[1], shape[2], shape[3]), seed=plan.seed, device=device)

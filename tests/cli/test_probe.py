@@ -131,5 +131,5 @@ def test_an_interrupted_probe_goes_on(here: Path, start: Callable[..., subproces
 
 
 def test_the_benchmark_times_both_ways(mixbench: Run) -> None:
-    outcome = mixbench("bench", "probe", "--json")
+    outcome = mixbench("bench", "probe", "--n-train", 100, "--json")
     assert [one["way"] for one in json.loads(outcome.out)] == ["mixbench", "eager float32"]
