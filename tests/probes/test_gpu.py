@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from mixbench.mixers import Mixing
-from mixbench.probes import UnshufflePlan, probe_unshuffle, time_decoders
+from mixbench.probes import PixelPermutation, UnshufflePlan, probe_unshuffle, time_decoders
 from mixbench.probes.decoder import ChannelMajorDecoder, DecoderSpec
+from mixbench.probes.fitting import Fit, fit_decoder
+from mixbench.probes.metrics import as_tensor
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,3 +49,14 @@ def test_bands_of_rows_give_the_values_and_gradients_of_the_eager_network(
         assert b is not None
         # A bias before a normalisation has no gradient but rounding.
         assert float((a - b).norm()) <= error * float(a.norm()) + 1e-4
+
+
+def test_replaying_a_graph_trains_as_the_step_itself(plan: UnshufflePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = as_tensor(plan.train.images, torch.device("cuda"))
+    shuffled = PixelPermutation.everywhere(8, 8, seed=0).shuffled(truth)
+    losses = []
+    for graphed in (True, False):
+        if not graphed:
+            monkeypatch.setattr(Fit, "_gradients", Fit.step)
+        losses.append(fit_decoder(plan.spec, shuffled, truth, replace(plan.budget, epochs=5), seed=0).losses)
+    assert losses[0] == losses[1]
