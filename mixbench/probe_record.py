@@ -96,6 +96,7 @@ class ProbeRecord(_Value):
         measurements: The model's or decoder's first, then the controls.
         warnings: What limits the numbers.
         samples_sha256: Hash of the file of sample images that belongs to it; None where there are none.
+        examples_sha256: Hash of the per-example file that belongs to it; None where there is none.
     """
 
     format: Literal["mixbench.probe/1"] = PROBE_FORMAT
@@ -107,6 +108,7 @@ class ProbeRecord(_Value):
     warnings: tuple[str, ...]
     cost: Cost
     samples_sha256: Sha256 | None
+    examples_sha256: Sha256 | None
     provenance: Provenance
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from jaxtyping import Int64
 
 from mixbench.errors import RecordError
 from mixbench.files import sha256_of, storage_error, write_atomically
+from mixbench.probe_examples import check_probe_examples, decode_probe_examples, read_probe_examples
 from mixbench.probe_record import ProbeRecord
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
 from mixbench.threat_model import ThreatModel
@@ -158,12 +159,23 @@ class Store:
         """Return every record with its table, in order of id; raises RecordError for the first not to be trusted."""
         return tuple(load_evaluation(path.parent) for path in sorted(self.folder.glob(f"*/{RECORD_NAME}")))
 
-    def add_probe(self, record: ProbeRecord, *, samples: bytes | None) -> Path:
-        """Write the record of a probe, last, and return its folder; raises RecordError if it cannot be written."""
-        digest = None if samples is None else hashlib.sha256(samples).hexdigest()
-        if digest != record.samples_sha256:
-            raise RecordError(f"the samples do not belong to record {record.id}: their hash differs")
+    def add_probe(self, record: ProbeRecord, *, samples: bytes | None, examples: bytes | None) -> Path:
+        """Write the record of a probe, last, and return its folder; raises RecordError if it cannot be written.
+
+        Files that are not the record's, or a per-example file that disagrees with it, are refused.
+        """
+        for kind, content, expected in (
+            ("samples", samples, record.samples_sha256),
+            ("per-example values", examples, record.examples_sha256),
+        ):
+            digest = None if content is None else hashlib.sha256(content).hexdigest()
+            if digest != expected:
+                raise RecordError(f"the {kind} do not belong to record {record.id}: their hash differs")
         folder = self.folder / record.id
+        if examples is not None:
+            source = f"the per-example file of record {record.id}"
+            check_probe_examples(record, decode_probe_examples(examples, source=source), source=source)
+            write_atomically(folder / EXAMPLES_NAME, examples)
         if samples is not None:
             write_atomically(folder / SAMPLES_NAME, samples)
         write_atomically(folder / PROBE_NAME, record.to_json().encode())
@@ -194,11 +206,15 @@ def _retire_other(folder: Path, *, examples_sha256: str, adversarials_sha256: st
 
 
 def load_probe(path: Path) -> ProbeRecord:
-    """Return the record in `path`, a folder or a probe.json; raises RecordError if it or its samples were changed."""
+    """Return the record in `path`, a folder or a probe.json; raises RecordError if it or its files were changed."""
     file = path / PROBE_NAME if path.is_dir() else path
     record = ProbeRecord.from_json(_read_text(file, name=PROBE_NAME), source=str(file))
     if record.samples_sha256 is not None:
         _check_hash(file.with_name(SAMPLES_NAME), record.samples_sha256, record_name=file.name, again="probe")
+    if record.examples_sha256 is not None:
+        examples = file.with_name(EXAMPLES_NAME)
+        _check_hash(examples, record.examples_sha256, record_name=file.name, again="probe")
+        check_probe_examples(record, read_probe_examples(examples), source=str(examples))
     return record
 
 
@@ -317,7 +333,16 @@ def _broken_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
 
 def record_schema() -> str:
     """Return the JSON Schema of an evaluation record."""
-    schema = EvaluationRecord.model_json_schema()
+    return _schema_of(EvaluationRecord)
+
+
+def probe_schema() -> str:
+    """Return the JSON Schema of the record of a probe."""
+    return _schema_of(ProbeRecord)
+
+
+def _schema_of(kind: type[EvaluationRecord] | type[ProbeRecord]) -> str:
+    schema = kind.model_json_schema()
     # Decoding asks for the format too, though it has a default in code.
     schema["required"] = list(schema["properties"])
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"

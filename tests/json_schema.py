@@ -47,6 +47,7 @@ _CHECKS: dict[str, Check] = {
     "maxLength": lambda value, rule, *_: len(value) <= rule,
     "minimum": lambda value, rule, *_: value >= rule,
     "exclusiveMinimum": lambda value, rule, *_: value > rule,
+    "minItems": lambda value, rule, *_: len(value) >= rule,
     "required": lambda value, rule, *_: set(rule) <= set(value),
     "properties": _properties_fit,
     "additionalProperties": _others_fit,

@@ -106,7 +106,8 @@ def bench_probe(
     model: Annotated[str, typer.Option(help="convmixer_MODE.")] = "convmixer_frozen",
     dataset: Annotated[str, typer.Option(help="What decoders are trained on.")] = "digits",
     size: Annotated[str | None, typer.Option(help="tiny, small or large. [default: the images']")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of initial values and order.")] = 0,
+    n_train: Annotated[int | None, typer.Option(help="A class-balanced choice of that many examples.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initial values, order and choice.")] = 0,
     device: Device = "auto",
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
@@ -114,13 +115,14 @@ def bench_probe(
 ) -> None:
     """Time an epoch of decoder training beside the same network as timm computes it, in float32."""
     from mixbench.datasets import load_examples
-    from mixbench.probes import plan_unshuffle, time_decoders
+    from mixbench.probes import DecoderChoice, plan_unshuffle, time_decoders
 
+    folder = cache_folder(cache_dir)
     train, test = (
-        load_examples(dataset, split=split, data_dir=data_dir, cache_dir=cache_folder(cache_dir), seed=seed)
-        for split in ("train", "test")
+        load_examples(dataset, split=split, data_dir=data_dir, cache_dir=folder, n_examples=n, seed=seed)
+        for split, n in (("train", n_train), ("test", None))
     )
-    plan = plan_unshuffle(model, train, test, permutation_seeds=(0,), seed=seed, size=size)
+    plan = plan_unshuffle(model, train, test, permutation_seeds=(0,), seed=seed, choice=DecoderChoice(size=size))
     chosen = resolve_device(device)
     times = time_decoders(plan, device=chosen)
     if as_json:
@@ -136,7 +138,10 @@ def bench_probe(
         memory = f"{one.peak_memory_bytes / 2**20:.0f} MiB"
         table.add_row(one.way, f"{one.seconds:.3f}", f"{one.seconds / times[0].seconds:.2f}", f"{one.loss:.4f}", memory)
     console().print(table)
-    typer.echo(f"depth {spec.depth}, width {spec.width}, kernel {spec.kernel}, {plan.budget.epochs} epochs a decoder")
+    typer.echo(
+        f"depth {spec.depth}, width {spec.width}, kernel {spec.kernel}, batch size {plan.budget.batch_size},"
+        f" {len(train)} examples an epoch, {plan.budget.epochs} epochs a decoder"
+    )
 
 
 def _device_name(device: str) -> str:

@@ -1,8 +1,8 @@
 """The networks computed channel by channel: the same functions and parameters, several times faster on tensor cores.
 
 Activations are laid out as [channel, batch * position]. A channel mixer is then one matrix product, and a spatial mixer
-a batch of products with each channel's Toeplitz matrix, whose cost does not grow with the kernel. On a GPU, what lies
-between the products is computed by `fused_norm`.
+a batch of products with each channel's Toeplitz matrix, whose cost does not grow with the kernel, or for large images
+with a band of it (see `bands`). On a GPU, what lies between the products is computed by `fused_norm`.
 """
 
 from typing import Any
@@ -14,11 +14,10 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mixbench.models.bands import ALIGNED, Bands, mix_in_bands
+
 Cells = Float[Tensor, "channel cell"]
 Placements = Float[Tensor, "tap source target"]
-
-_ALIGNED = 8
-"""Matrix products are fast where each side is a multiple of so many values."""
 
 
 class ChannelMajorConvMixer(nn.Module):
@@ -38,7 +37,12 @@ class ChannelMajorConvMixer(nn.Module):
         self._patch: int = stem.kernel_size[0]
         height, width = (side // self._patch for side in image_size[1:])
         first: Any = model.blocks[0]
-        placements = toeplitz_placements(first[0].fn[0], height, width)
+        spatial = first[0].fn[0]
+        self._bands = Bands.of(spatial, height, width)
+        if self._bands is None:
+            placements = toeplitz_placements(spatial, height, width)
+        else:
+            placements = band_placements(spatial, self._bands)
         self.register_buffer("placements", placements.to(dtype), persistent=False)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
@@ -53,7 +57,7 @@ class ChannelMajorConvMixer(nn.Module):
         x = _mix_channels(stem[0], _patches(images.to(self._dtype), self._patch))
         x = _activated_norm(x, stem[0].bias, stem[2], gelu=True)
         for block in model.blocks:
-            x = _mixer_block(block, x, n, placements)
+            x = _mixer_block(block, x, n, placements, self._bands)
         return x
 
 
@@ -109,7 +113,7 @@ def toeplitz_placements(conv: nn.Conv2d, height: int, width: int) -> Placements:
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     before = (kernel - 1) // 2 if isinstance(conv.padding, str) else int(conv.padding[0])
     out_height, out_width = (-(-side // stride) for side in (height, width))
-    taps = -(-kernel * kernel // _ALIGNED) * _ALIGNED
+    taps = -(-kernel * kernel // ALIGNED) * ALIGNED
     placements = torch.zeros(taps, height * width, out_height * out_width)
     rows, columns = torch.meshgrid(torch.arange(out_height), torch.arange(out_width), indexing="ij")
     for tap in range(kernel * kernel):
@@ -123,10 +127,17 @@ def toeplitz_placements(conv: nn.Conv2d, height: int, width: int) -> Placements:
     return placements
 
 
-def _mixer_block(block: Any, x: Cells, n: int, placements: Placements) -> Cells:
+def band_placements(conv: nn.Conv2d, bands: Bands) -> Placements:
+    """Return what `toeplitz_placements` does for one block of `bands`, whose window is the input."""
+    whole = toeplitz_placements(conv, bands.window, bands.width)
+    first = bands.halo * bands.width
+    return whole[:, :, first : first + bands.rows * bands.width].contiguous()
+
+
+def _mixer_block(block: Any, x: Cells, n: int, placements: Placements, bands: Bands | None) -> Cells:
     """Return what a block of a ConvMixer makes of `x`."""
     spatial, _, norm = block[0].fn
-    mixed, x = _mix_space(spatial, x, n, placements)
+    mixed, x = _mix_space(spatial, x, n, placements, bands)
     x = _activated_norm(mixed, spatial.bias, norm, residual=x, gelu=True)
     return _activated_norm(_mix_channels(block[1], x), block[1].bias, block[3], gelu=True)
 
@@ -163,10 +174,13 @@ def _mix_channels(conv: Any, x: Cells) -> Cells:
     return conv.weight.flatten(1).to(x.dtype) @ x
 
 
-def _mix_space(conv: Any, x: Cells, n: int, placements: Placements) -> tuple[Cells, Cells]:
+def _mix_space(conv: Any, x: Cells, n: int, placements: Placements, bands: Bands | None = None) -> tuple[Cells, Cells]:
     """Return `x` mixed by the depthwise `conv`, without its bias, and `x` itself for what goes past it."""
     taps, sources, targets = placements.shape
     weight = conv.weight.flatten(1).to(x.dtype)
+    if bands is not None:
+        mixed, passed = mix_in_bands(x.view(x.shape[0], n, -1), weight, placements, bands)
+        return mixed.view(x.shape[0], -1), passed.view(x.shape)
     # Each cell of a Toeplitz matrix is one tap or zero, so this product is exact in any precision.
     padded = functional.pad(weight, (0, taps - weight.shape[1]))
     toeplitz = (padded @ placements.view(taps, -1)).view(-1, sources, targets)

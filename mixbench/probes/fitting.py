@@ -15,12 +15,11 @@ from torch.nn import functional
 from mixbench.errors import MixbenchError
 from mixbench.files import write_atomically
 from mixbench.probes.decoder import ChannelMajorDecoder, Decoder, DecoderSpec
-from mixbench.stepping import settled_on
+from mixbench.stepping import CapturedStep, settled_on
 
 _FORMAT = "mixbench.decoder_state/1"
 _SECONDS_BETWEEN_STATES = 2.0
 _EVALUATION_BATCH = 250
-_WARM_UPS = 3
 
 Images = Float[Tensor, "example channel height width"]
 
@@ -93,6 +92,8 @@ def fit_decoder(
             if progress is not None:
                 progress(len(run.losses), run.losses[-1])
     spec.prove_frozen(decoder)
+    # Gradients would hold on to the memory of a captured step.
+    decoder.zero_grad(set_to_none=True)
     return Fitted(decoder.eval(), tuple(run.losses), run.seconds)
 
 
@@ -122,7 +123,8 @@ class Fit:
         self.losses: list[float] = []
         self.seconds = 0.0
         self._saved = time.monotonic()
-        self._graph: _Graph | None = None
+        self._chosen = torch.arange(self.batch, device=self.device)
+        self._captured: CapturedStep | None = None
 
     def epoch(self) -> None:
         """Make the updates of one epoch; raises MixbenchError if the loss stopped being finite."""
@@ -155,9 +157,11 @@ class Fit:
         if self.device.type != "cuda":
             self.step(chosen)
             return
-        if self._graph is None:
-            self._graph = _Graph(self, chosen)
-        self._graph(chosen)
+        self._chosen.copy_(chosen)
+        if self._captured is None:
+            moved = (*self.fast.buffers(), self.loss_sum)
+            self._captured = CapturedStep(lambda: self.step(self._chosen), moved=moved)
+        self._captured()
 
     def resume(self, path: Path | None, key: str) -> None:
         """Go on from the state in `path`; where there is none, or it is damaged or another run's, begin anew."""
@@ -200,30 +204,3 @@ class Fit:
 def _is_plain(value: object) -> bool:
     """Return whether `value` is data; the schedule's functions are made anew."""
     return isinstance(value, int | float | bool | str | list)
-
-
-class _Graph:
-    """Forward and backward of a Fit, captured as a CUDA graph: one launch an update."""
-
-    def __init__(self, fit: Fit, chosen: Int64[Tensor, " batch"]) -> None:
-        self._chosen = chosen.clone()
-        before = [buffer.clone() for buffer in fit.fast.buffers()]
-        loss_sum = fit.loss_sum.clone()
-        side: Any = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                fit.step(self._chosen)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph: Any = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            fit.step(self._chosen)
-        # Warming up moved the running statistics and the sum.
-        for buffer, value in zip(fit.fast.buffers(), before, strict=True):
-            buffer.copy_(value)
-        fit.loss_sum.copy_(loss_sum)
-
-    def __call__(self, chosen: Int64[Tensor, " batch"]) -> None:
-        """Do what the step does, with another batch."""
-        self._chosen.copy_(chosen)
-        self._graph.replay()

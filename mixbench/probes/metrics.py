@@ -23,6 +23,7 @@ MOST_DECIBELS = 120.0
 _TAIL = 2.5
 
 Images = Float[Tensor, "example channel height width"]
+Values = Float[np.ndarray, " example"]
 Metrics = dict[str, Estimate]
 
 
@@ -32,11 +33,18 @@ def estimate(values: Float[np.ndarray, "... example"]) -> Estimate:
     Of several rows, such as permutations, the examples are resampled together.
     """
     flat = np.asarray(values, dtype=np.float64)
-    flat = flat if flat.ndim == 1 else flat.mean(axis=0)
-    low, high = np.percentile(_resamples(len(flat)) @ flat, [_TAIL, 100 - _TAIL])
-    mean = float(flat.mean())
+    return estimates((flat if flat.ndim == 1 else flat.mean(axis=0))[:, None])[0]
+
+
+def estimates(values: Float[np.ndarray, "example quantity"]) -> tuple[Estimate, ...]:
+    """Return what `estimate` does for each of several quantities, in one product."""
+    lows, highs = np.percentile(_resamples(len(values)) @ values, [_TAIL, 100 - _TAIL], axis=0)
+    means = values.mean(axis=0)
     # With equal values rounding may leave the mean beside its own resamples.
-    return Estimate(value=mean, low=min(float(low), mean), high=max(float(high), mean))
+    return tuple(
+        Estimate(value=float(mean), low=min(float(low), float(mean)), high=max(float(high), float(mean)))
+        for mean, low, high in zip(means, lows, highs, strict=True)
+    )
 
 
 @cache
@@ -52,10 +60,19 @@ def image_metrics(decoded: Images, truth: Images) -> Metrics:
     PSNR is that of the mean squared error of all images, and ends at 120 dB. SSIM is torchmetrics', with a uniform
     window of 7 x 7.
     """
-    errors = squared_errors(decoded, truth)
-    mse = estimate(errors.flatten(1).mean(1).cpu().numpy())
+    return metrics_of(*image_values(decoded, truth))
+
+
+def image_values(decoded: Images, truth: Images) -> tuple[Values, Values]:
+    """Return MSE and SSIM of each image of `decoded`, clipped to [0, 1]."""
+    return squared_errors(decoded, truth).mean(1).cpu().numpy(), structural_similarity(decoded, truth)
+
+
+def metrics_of(errors: Values, similarities: Values) -> Metrics:
+    """Return what `image_metrics` does, from the MSE and SSIM of each image."""
+    mse = estimate(errors)
     psnr = Estimate(value=decibels(mse.value), low=decibels(mse.high), high=decibels(mse.low))
-    return {"mse": mse, "psnr": psnr, "ssim": estimate(structural_similarity(decoded, truth))}
+    return {"mse": mse, "psnr": psnr, "ssim": estimate(similarities)}
 
 
 def decibels(mse: float) -> float:
@@ -90,12 +107,14 @@ def error_by_displacement(
     decoded: Images, truth: Images, displacements: Int64[np.ndarray, " position"]
 ) -> tuple[Point, ...]:
     """Return the MSE of the pixels that were moved by each distance; `n` counts them."""
-    errors = squared_errors(decoded, truth).cpu().numpy()
-    points: list[Point] = []
-    for distance in np.unique(displacements):
-        moved = np.flatnonzero(displacements == distance)
-        points.append(Point(x=float(distance), n=len(moved), y=estimate(errors[:, moved].mean(axis=1))))
-    return tuple(points)
+    distances, of_position, counts = np.unique(displacements, return_inverse=True, return_counts=True)
+    share = np.zeros((len(displacements), len(distances)))
+    share[np.arange(len(displacements)), of_position] = 1 / counts[of_position]
+    errors = squared_errors(decoded, truth) @ torch.from_numpy(share).to(truth.device)
+    found = estimates(errors.cpu().numpy())
+    return tuple(
+        Point(x=float(distance), n=int(n), y=one) for distance, n, one in zip(distances, counts, found, strict=True)
+    )
 
 
 def as_tensor(images: np.ndarray, device: torch.device) -> Images:

@@ -35,7 +35,7 @@ from mixbench.probes.permutation import PixelPermutation
 from mixbench.probes.sizes import check_square
 from mixbench.probes.unshuffle import ProbeResult
 from mixbench.records import Cost, DatasetIdentity, Provenance
-from mixbench.stepping import peak_memory_bytes
+from mixbench.stepping import forget_peak_memory, peak_memory_bytes
 
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)
 
@@ -108,12 +108,33 @@ def plan_recognize(
     seed: int,
 ) -> RecognizePlan:
     """Return the plan; raises InvalidInputError if the images do not fit, or if the model mixes no space."""
-    name = model.identity.name
     channels, height, width = test.images.shape[1:]
-    check_square(test.name, height, width)
-    if model.image_size is not None and model.image_size != (channels, height, width):
+    seeds = tuple(sorted(set(permutation_seeds)))
+    check_recognize(
+        model,
+        dataset=test.name,
+        image_size=(channels, height, width),
+        permutation_seeds=seeds,
+        retrain=train is not None,
+    )
+    return RecognizePlan(model, test, train, seeds, seed)
+
+
+def check_recognize(
+    model: LoadedModel,
+    *,
+    dataset: str,
+    image_size: tuple[int, int, int],
+    permutation_seeds: tuple[int, ...],
+    retrain: bool,
+) -> None:
+    """Raise what `plan_recognize` raises; needs no data."""
+    name = model.identity.name
+    channels, height, width = image_size
+    check_square(dataset, height, width)
+    if model.image_size is not None and model.image_size != image_size:
         raise InvalidInputError(
-            f"{name} takes images of {'x'.join(map(str, model.image_size))}, {test.name} has"
+            f"{name} takes images of {'x'.join(map(str, model.image_size))}, {dataset} has"
             f" {channels}x{height}x{width}: choose a dataset or a checkpoint of the same size"
         )
     if not any(mixer.role in (Role.SPATIAL, Role.FULL) for mixer in find(model.module)):
@@ -121,16 +142,13 @@ def plan_recognize(
             f"{name} has no spatial mixers (convolutions with windows, or layers over tokens), so there is no"
             " dependence on neighbours to probe: name a model that has, such as convmixer_frozen"
         )
-    if train is not None and not classifier_of(model.module):
+    if retrain and not classifier_of(model.module):
         raise InvalidInputError(f"{name} has no classifier whose features could be read: leave out --retrain")
-    seeds = tuple(sorted(set(permutation_seeds)))
-    for chosen in seeds:
-        for permutation in (
-            PixelPermutation.within_tiles(height, width, tile=2, seed=chosen),
-            *(PixelPermutation.of_fraction(height, width, fraction=fraction, seed=chosen) for fraction in FRACTIONS),
-        ):
-            assert permutation.height == height  # noqa: S101 - drawing refuses what moves nothing
-    return RecognizePlan(model, test, train, seeds, seed)
+    for chosen in permutation_seeds:
+        # Drawing refuses what moves nothing.
+        PixelPermutation.within_tiles(height, width, tile=2, seed=chosen)
+        for fraction in FRACTIONS:
+            PixelPermutation.of_fraction(height, width, fraction=fraction, seed=chosen)
 
 
 def probe_recognize(plan: RecognizePlan, *, device: str, progress: ProgressCallback | None = None) -> ProbeResult:
@@ -153,6 +171,7 @@ class _Recognize:
         self.plan, self.module, self.device, self.progress = plan, module, device, progress
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self.provenance = Provenance.collect(device=name)
+        forget_peak_memory(device)
         self.images, self.labels = as_tensor(plan.test.images, device), np.array(plan.test.labels)
         self.train = None if plan.train is None else as_tensor(plan.train.images, device)
         self.forwards, self.done = 0, 0
@@ -180,9 +199,10 @@ class _Recognize:
                 peak_memory_bytes=peak_memory_bytes(self.device),
             ),
             samples_sha256=None,
+            examples_sha256=None,
             provenance=self.provenance,
         )
-        return ProbeResult(record, None)
+        return ProbeResult(record, samples=None, examples=None)
 
     def _under(self, seed: int, unmoved: dict[str, Verdicts]) -> Iterator[Measurement]:
         """Yield a measurement for each subject under the permutations of `seed`."""

@@ -11,18 +11,19 @@ import numpy as np
 import torch
 
 from mixbench.datasets import Examples
-from mixbench.errors import InvalidInputError, UnknownNameError
+from mixbench.errors import InvalidInputError
 from mixbench.mixers import Mixing
-from mixbench.models import ARCHITECTURES, count_parameters
+from mixbench.models import count_parameters
+from mixbench.probe_examples import encode_probe_examples
 from mixbench.probe_record import Measurement, ProbeIdentity, ProbeProtocol, ProbeRecord, probe_hash, probe_id
 from mixbench.probes.controls import DenseLayer, uniform_noise
 from mixbench.probes.decoder import Decoder, DecoderSpec, Images
 from mixbench.probes.fitting import Budget, Fitted, Moment, ProgressCallback, decode, fit_decoder
-from mixbench.probes.metrics import as_tensor, error_by_displacement, image_metrics
+from mixbench.probes.metrics import as_tensor, error_by_displacement, image_metrics, image_values, metrics_of
 from mixbench.probes.permutation import PixelPermutation
-from mixbench.probes.sizes import check_square, size_for
+from mixbench.probes.sizes import DecoderChoice
 from mixbench.records import Cost, DatasetIdentity, ModelIdentity, Provenance
-from mixbench.stepping import peak_memory_bytes
+from mixbench.stepping import forget_peak_memory, peak_memory_bytes
 
 FEWEST_PERMUTATIONS = 3
 _MOST_NOISE = 2000
@@ -94,6 +95,23 @@ class UnshufflePlan:
         return probe_id(self.model_name, self.filter_seed, self.dataset, self.identity, self.protocol, sha256="")
 
 
+def check_unshuffle(
+    model: str,
+    choice: DecoderChoice,
+    *,
+    dataset: str,
+    image_size: tuple[int, int, int],
+    permutation_seeds: tuple[int, ...],
+) -> tuple[DecoderSpec, Budget]:
+    """Return the decoder and the budget of a plan; needs no data, and raises what `plan_unshuffle` raises."""
+    resolved = choice.resolved(model, dataset=dataset, image_size=image_size)
+    if not permutation_seeds:
+        raise InvalidInputError("no permutation seed is given: name at least one, better three, such as 0,1,2")
+    for chosen in permutation_seeds:
+        PixelPermutation.everywhere(*image_size[1:], seed=chosen)
+    return resolved
+
+
 def plan_unshuffle(
     model: str,
     train: Examples,
@@ -101,48 +119,36 @@ def plan_unshuffle(
     *,
     permutation_seeds: tuple[int, ...],
     seed: int,
-    filter_seed: int = 0,
-    size: str | None = None,
-    depth: int | None = None,
-    kernel: int | None = None,
-    width: int | None = None,
-    epochs: int | None = None,
+    choice: DecoderChoice | None = None,
 ) -> UnshufflePlan:
     """Return the plan for `model`, convmixer_MODE; raises InvalidInputError or UnknownNameError for what cannot be.
 
-    Sizes and epochs that are not given are those of `size`, or the usual ones for the images.
+    Without a `choice` all is as usual for the images.
     """
-    available = [name for name, architecture in ARCHITECTURES.items() if architecture.family == "convmixer"]
-    if model not in available:
-        raise UnknownNameError("decoder", model, available)
-    height, width_of_image = test.images.shape[2:]
-    check_square(test.name, height, width_of_image)
-    usual = size_for(height, size)
-    spec = DecoderSpec(
-        depth=usual.depth if depth is None else depth,
-        width=usual.width if width is None else width,
-        kernel=usual.kernel if kernel is None else kernel,
-        mixing=ARCHITECTURES[model].mixing,
-        filter_seed=filter_seed,
-    )
-    spec.check_reaches(height)
-    budget = usual.budget if epochs is None else replace(usual.budget, epochs=epochs)
-    if budget.epochs < 1:
-        raise InvalidInputError(f"epochs {budget.epochs} is not at least 1: leave it out for the usual number")
+    channels, height, width = test.images.shape[1:]
     seeds = tuple(sorted(set(permutation_seeds)))
-    if not seeds:
-        raise InvalidInputError("no permutation seed is given: name at least one, better three, such as 0,1,2")
-    for chosen in seeds:
-        PixelPermutation.everywhere(height, width_of_image, seed=chosen)
+    spec, budget = check_unshuffle(
+        model,
+        choice or DecoderChoice(),
+        dataset=test.name,
+        image_size=(channels, height, width),
+        permutation_seeds=seeds,
+    )
     return UnshufflePlan(spec, budget, train, test, seeds, seed)
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult:
-    """A record and the sample images that belong to it, as the content of an npz archive."""
+    """A record and the files that belong to it.
+
+    Attributes:
+        samples: The content of an npz archive of sample images; None where there are none.
+        examples: The content of the per-example file; None where there is none.
+    """
 
     record: ProbeRecord
     samples: bytes | None
+    examples: bytes | None
 
 
 def probe_unshuffle(
@@ -165,6 +171,7 @@ class _Unshuffle:
         self.plan, self.device, self.workspace, self.progress = plan, device, workspace, progress
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self.provenance = Provenance.collect(device=name)
+        forget_peak_memory(device)
         self.train, self.test = as_tensor(plan.train.images, device), as_tensor(plan.test.images, device)
         shape = (min(_MOST_NOISE, len(self.test)), *self.test.shape[1:])
         self.noise = uniform_noise((shape[0], shape[1], shape[2], shape[3]), seed=plan.seed, device=device)
@@ -173,6 +180,7 @@ class _Unshuffle:
         self.seconds: dict[str, float] = {}
         self.fits = 0
         self.samples: dict[str, np.ndarray] = {}
+        self.values: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def run(self) -> ProbeResult:
         """Measure everything, the decoder first."""
@@ -254,11 +262,14 @@ class _Unshuffle:
         shuffled = permutation.shuffled(truth)
         decoded = decoder(shuffled)
         curve = error_by_displacement(decoded, truth, permutation.displacements())
+        mse, ssim = image_values(decoded, truth)
+        if subject == "decoder":
+            self.values[seed] = (mse.astype(np.float32), ssim.astype(np.float32))
         self.measurements.append(
             Measurement(
                 subject=subject,
                 permutation_seed=seed,
-                metrics=image_metrics(decoded, truth),
+                metrics=metrics_of(mse, ssim),
                 curves={"mse_by_displacement": curve},
             )
         )
@@ -278,6 +289,7 @@ class _Unshuffle:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **self.samples)
         samples = buffer.getvalue()
+        examples = encode_probe_examples(np.array(plan.test.indices, dtype=np.int64), self.values)
         passes = self.fits * plan.budget.epochs * len(self.train)
         record = ProbeRecord(
             model=ModelIdentity(
@@ -300,9 +312,10 @@ class _Unshuffle:
                 peak_memory_bytes=peak_memory_bytes(self.device),
             ),
             samples_sha256=hashlib.sha256(samples).hexdigest(),
+            examples_sha256=hashlib.sha256(examples).hexdigest(),
             provenance=self.provenance,
         )
-        return ProbeResult(record, samples)
+        return ProbeResult(record, samples, examples)
 
 
 def _warnings(plan: UnshufflePlan) -> Iterator[str]:

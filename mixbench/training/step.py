@@ -1,18 +1,17 @@
 """Forward and backward of one update, run as written or replayed from a CUDA graph."""
 
 from dataclasses import fields, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mixbench.stepping import CapturedStep
 from mixbench.training.adversary import adversarial_batch
 from mixbench.training.augmentation import Draws, augmented
 from mixbench.training.recipes import AdversarialTraining, Recipe
-
-_WARM_UPS = 2
 
 
 class Run(Protocol):
@@ -98,19 +97,7 @@ class GraphedStep:
 
     def __init__(self, step: Step, fast: nn.Module, chosen: Int64[Tensor, " batch"], draws: Draws) -> None:
         self._chosen, self._draws = chosen.clone(), _copied(draws)
-        before = [buffer.clone() for buffer in fast.buffers()]
-        side: Any = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                step(self._chosen, self._draws)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph: Any = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            step(self._chosen, self._draws)
-        # Warming up moved the running statistics.
-        for buffer, value in zip(fast.buffers(), before, strict=True):
-            buffer.copy_(value)
+        self._captured = CapturedStep(lambda: step(self._chosen, self._draws), moved=fast.buffers())
         step.begin_epoch()
 
     def __call__(self, chosen: Int64[Tensor, " batch"], draws: Draws) -> None:
@@ -118,7 +105,7 @@ class GraphedStep:
         self._chosen.copy_(chosen)
         for own, given in zip(self._draws.tensors(), draws.tensors(), strict=True):
             own.copy_(given)
-        self._graph.replay()
+        self._captured()
 
 
 def _copied(draws: Draws) -> Draws:

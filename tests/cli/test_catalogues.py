@@ -10,6 +10,7 @@ import timm
 from mixbench.attacks import CATALOGUE as ATTACKS
 from mixbench.datasets import CATALOGUE as DATASETS
 from mixbench.models import ARCHITECTURES, read_config, zoo_folder, zoo_names
+from mixbench.probe_record import ProbeRecord
 from mixbench.records import EvaluationRecord
 from tests.cli.conftest import Run
 
@@ -99,14 +100,19 @@ def test_datasets_lists_all_with_sizes_and_threat_models(mixbench: Run) -> None:
     }
 
 
-@pytest.mark.parametrize("arguments", [["schema"], ["schema", "record"]])
-def test_the_schema_of_a_record_is_json_and_names_every_field(arguments: list[str], mixbench: Run) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [(["schema"], EvaluationRecord), (["schema", "record"], EvaluationRecord), (["schema", "probe"], ProbeRecord)],
+)
+def test_the_schema_of_a_record_is_json_and_names_every_field(
+    arguments: list[str], kind: type[EvaluationRecord] | type[ProbeRecord], mixbench: Run
+) -> None:
     outcome = mixbench(*arguments)
     schema = json.loads(outcome.out)
     assert (outcome.code, outcome.err) == (0, "")
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert (schema["type"], schema["additionalProperties"]) == ("object", False)
-    assert set(schema["properties"]) == set(EvaluationRecord.model_fields)
+    assert set(schema["properties"]) == set(kind.model_fields)
 
 
 def test_nothing_is_written_by_looking(here: Path, mixbench: Run) -> None:

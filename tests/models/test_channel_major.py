@@ -23,6 +23,8 @@ SIZES = [
     pytest.param(4, 1, (1, 5, 7), id="even kernel, oblong"),
     pytest.param(5, 2, (3, 8, 8), id="patches"),
     pytest.param(7, 2, (1, 4, 4), id="kernel larger than the image"),
+    pytest.param(7, 1, (1, 60, 8), id="in bands of rows"),
+    pytest.param(5, 2, (1, 56, 56), id="in bands of rows that filters reach half of"),
 ]
 RESNET_SIZES = [
     pytest.param((1, 8, 8), id="digits"),

@@ -5,7 +5,7 @@ import pytest
 
 from mixbench.datasets import Examples
 from mixbench.datasets.digits import read_digits
-from mixbench.probes import UnshufflePlan, plan_unshuffle
+from mixbench.probes import DecoderChoice, UnshufflePlan, plan_unshuffle
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +29,5 @@ def plan(train_digits: Examples, test_digits: Examples) -> UnshufflePlan:
         test_digits,
         permutation_seeds=(2, 0, 1),
         seed=0,
-        width=4,
-        epochs=2,
+        choice=DecoderChoice(width=4, epochs=2),
     )

@@ -49,12 +49,15 @@ def test_an_even_kernel_is_refused() -> None:
 
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("mixing", list(Mixing))
-def test_the_fast_path_computes_the_same_with_the_same_gradients(mixing: Mixing, *, circular: bool) -> None:
+@pytest.mark.parametrize("size", [(2, 8, 8), (1, 60, 8)])  # as a whole and in bands of rows
+def test_the_fast_path_computes_the_same_with_the_same_gradients(
+    mixing: Mixing, size: tuple[int, int, int], *, circular: bool
+) -> None:
     chosen = spec(2, 5, mixing=mixing, circular=circular)
-    eager, other = (chosen.build((2, 8, 8)).double() for _ in range(2))
+    eager, other = (chosen.build(size).double() for _ in range(2))
     other.load_state_dict(eager.state_dict())
     fast = ChannelMajorDecoder(other, dtype=torch.float64)
-    images = torch.rand(4, 2, 8, 8, dtype=torch.float64)
+    images = torch.rand(4, *size, dtype=torch.float64)
     for network in (eager, fast):
         network.train()(images).square().mean().backward()
     torch.testing.assert_close(fast.eval()(images), eager.eval()(images), rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ from mixbench.datasets import Examples
 from mixbench.errors import InvalidInputError, UnknownNameError
 from mixbench.mixers import Mixing
 from mixbench.probe_record import ProbeRecord
-from mixbench.probes import Moment, PixelPermutation, UnshufflePlan, plan_unshuffle, probe_unshuffle
+from mixbench.probes import DecoderChoice, Moment, PixelPermutation, UnshufflePlan, plan_unshuffle, probe_unshuffle
 from mixbench.probes.controls import uniform_noise
 from mixbench.probes.decoder import DecoderSpec
 from mixbench.probes.fitting import Budget, decode, fit_decoder
@@ -104,9 +104,8 @@ def test_a_decoder_without_borders_cannot_decode_noise_better_than_its_bound() -
 
 
 def test_a_decoder_learns_digits_better_than_the_mean_image(train_digits: Examples, test_digits: Examples) -> None:
-    plan = plan_unshuffle(
-        "convmixer_trained", train_digits, test_digits, permutation_seeds=(0,), seed=0, width=16, epochs=40
-    )
+    choice = DecoderChoice(width=16, epochs=40)
+    plan = plan_unshuffle("convmixer_trained", train_digits, test_digits, permutation_seeds=(0,), seed=0, choice=choice)
     record = probe_unshuffle(plan, device="cpu").record
     decoder, mean = record.of("decoder")[0].metrics["mse"], record.of("mean_image")[0].metrics["mse"]
     assert decoder.high < mean.low
