@@ -15,6 +15,7 @@ from mixbench.models.checkpoints import (
     save_checkpoint,
     weights_bytes,
 )
+from mixbench.models.executors import Executor, executor_for
 from mixbench.models.loading import LoadedModel, load_model
 from mixbench.models.registration import default_cfgs
 from mixbench.models.zoo import zoo_folder, zoo_names
@@ -27,10 +28,12 @@ __all__ = [
     "ChannelMajorResNet",
     "Checkpoint",
     "CheckpointCard",
+    "Executor",
     "LoadedModel",
     "ModelSpec",
     "count_parameters",
     "default_cfgs",
+    "executor_for",
     "is_separated_resnet",
     "load_checkpoint",
     "load_model",

@@ -18,6 +18,7 @@ from mixbench.models.bands import ALIGNED, Bands, mix_in_bands
 
 Cells = Float[Tensor, "channel cell"]
 Placements = Float[Tensor, "tap source target"]
+Toeplitz = Float[Tensor, "channel source target"]
 
 
 class ChannelMajorConvMixer(nn.Module):
@@ -25,14 +26,22 @@ class ChannelMajorConvMixer(nn.Module):
 
     Equal to `model` up to the rounding of `dtype`, in which activations are kept; sums, normalisation and logits are
     at least float32. Only for inputs of `image_size`, channels, height and width.
+
+    For `inference` the weights are read once, now, and the first layer is computed in float32, since pixels that differ
+    by less than half precision shows make a difference to an attack.
     """
 
     def __init__(
-        self, model: ConvMixer, image_size: tuple[int, int, int], *, dtype: torch.dtype = torch.float32
+        self,
+        model: ConvMixer,
+        image_size: tuple[int, int, int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        inference: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self._dtype = dtype
+        self._dtype, self._inference = dtype, inference
         stem: Any = model.stem[0]
         self._patch: int = stem.kernel_size[0]
         height, width = (side // self._patch for side in image_size[1:])
@@ -44,6 +53,10 @@ class ChannelMajorConvMixer(nn.Module):
         else:
             placements = band_placements(spatial, self._bands)
         self.register_buffer("placements", placements.to(dtype), persistent=False)
+        if inference and self._bands is None:
+            for number, block in enumerate(_blocks(model)):
+                toeplitz = _toeplitz(block[0].fn[0], placements.to(dtype))
+                self.register_buffer(f"toeplitz{number}", toeplitz, persistent=False)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
         """Return the logits of `images` in [0, 1]."""
@@ -53,12 +66,23 @@ class ChannelMajorConvMixer(nn.Module):
         """Return what the last block makes of `images`, before pooling: batch, rows and columns along the cells."""
         model, n = self.model, len(images)
         stem: Any = model.stem
-        placements: Any = self.placements
-        x = _mix_channels(stem[0], _patches(images.to(self._dtype), self._patch))
+        pixels = images if self._inference else images.to(self._dtype)
+        x = _mix_channels(stem[0], patches(pixels, self._patch)).to(self._dtype)
         x = _activated_norm(x, stem[0].bias, stem[2], gelu=True)
-        for block in model.blocks:
-            x = _mixer_block(block, x, n, placements, self._bands)
+        for number, block in enumerate(_blocks(model)):
+            mixed, x = self._mixed(number, block[0].fn[0], x, n)
+            x = _mixer_block(block, mixed, x)
         return x
+
+    def _mixed(self, number: int, spatial: nn.Conv2d, x: Cells, n: int) -> tuple[Cells, Cells]:
+        """Return what the spatial mixer of a block makes of `x`, without its bias, and `x` itself."""
+        placements: Any = self.placements
+        if self._bands is not None:
+            weight = spatial.weight.flatten(1).to(x.dtype)
+            mixed, passed = mix_in_bands(x.view(x.shape[0], n, -1), weight, placements, self._bands)
+            return mixed.view(x.shape[0], -1), passed.view(x.shape)
+        known: Any = getattr(self, f"toeplitz{number}", None)
+        return _mix_space(x, n, _toeplitz(spatial, placements) if known is None else known)
 
 
 class ChannelMajorResNet(nn.Module):
@@ -67,17 +91,25 @@ class ChannelMajorResNet(nn.Module):
     As `ChannelMajorConvMixer` otherwise. The full convolution of the stem is computed as it is.
     """
 
-    def __init__(self, model: ResNet, image_size: tuple[int, int, int], *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: ResNet,
+        image_size: tuple[int, int, int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        inference: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
-        self._dtype = dtype
+        self._dtype, self._inference = dtype, inference
         self._sizes: list[tuple[int, int]] = []
         height, width = image_size[1:]
         for number, block in enumerate(_residual_blocks(model)):
             self._sizes.append((height, width))
             for name, conv in (("first", block.conv1.spatial), ("second", block.conv2.spatial)):
                 placements = toeplitz_placements(conv, height, width)
-                self.register_buffer(f"{name}{number}", placements.to(dtype), persistent=False)
+                matrices = _toeplitz(conv, placements.to(dtype)) if inference else placements.to(dtype)
+                self.register_buffer(f"{name}{number}", matrices, persistent=False)
                 height, width = (-(-side // conv.stride[0]) for side in (height, width))
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
@@ -85,10 +117,13 @@ class ChannelMajorResNet(nn.Module):
         model, n = self.model, len(images)
         stem: Any = model.conv1
         norm: Any = model.bn1
-        features = functional.conv2d(images.to(self._dtype), stem.weight.to(self._dtype), padding=stem.padding)
+        dtype = images.dtype if self._inference else self._dtype
+        features = functional.conv2d(images.to(dtype), stem.weight.to(dtype), padding=stem.padding).to(self._dtype)
         x = _activated_norm(features.transpose(0, 1).reshape(features.shape[1], -1), None, norm, relu=True)
         for number, (block, size) in enumerate(zip(_residual_blocks(model), self._sizes, strict=True)):
             first, second = getattr(self, f"first{number}"), getattr(self, f"second{number}")
+            if not self._inference:
+                first, second = _toeplitz(block.conv1.spatial, first), _toeplitz(block.conv2.spatial, second)
             x = _residual_block(block, x, n, size=size, first=first, second=second)
         return _classify(model.fc, x, n)
 
@@ -134,10 +169,14 @@ def band_placements(conv: nn.Conv2d, bands: Bands) -> Placements:
     return whole[:, :, first : first + bands.rows * bands.width].contiguous()
 
 
-def _mixer_block(block: Any, x: Cells, n: int, placements: Placements, bands: Bands | None) -> Cells:
-    """Return what a block of a ConvMixer makes of `x`."""
+def _blocks(model: ConvMixer) -> list[Any]:
+    blocks: Any = model.blocks
+    return list(blocks)
+
+
+def _mixer_block(block: Any, mixed: Cells, x: Cells) -> Cells:
+    """Return what a block of a ConvMixer makes of `x`, which its spatial mixer made into `mixed`."""
     spatial, _, norm = block[0].fn
-    mixed, x = _mix_space(spatial, x, n, placements, bands)
     x = _activated_norm(mixed, spatial.bias, norm, residual=x, gelu=True)
     return _activated_norm(_mix_channels(block[1], x), block[1].bias, block[3], gelu=True)
 
@@ -147,13 +186,11 @@ def _residual_blocks(model: ResNet) -> list[Any]:
     return [block for stage in stages for block in stage]
 
 
-def _residual_block(
-    block: Any, x: Cells, n: int, *, size: tuple[int, int], first: Placements, second: Placements
-) -> Cells:
+def _residual_block(block: Any, x: Cells, n: int, *, size: tuple[int, int], first: Toeplitz, second: Toeplitz) -> Cells:
     """Return what a basic block of a separated ResNet makes of `x`, whose positions are `size`, height and width."""
-    mixed, shortcut = _mix_space(block.conv1.spatial, x, n, first)
+    mixed, shortcut = _mix_space(x, n, first)
     y = _activated_norm(_mix_channels(block.conv1.channel, mixed), None, block.bn1, relu=True)
-    mixed, _ = _mix_space(block.conv2.spatial, y, n, second)
+    mixed, _ = _mix_space(y, n, second)
     if block.downsample is not None:
         conv, norm = block.downsample
         stride = conv.stride[0]
@@ -162,7 +199,7 @@ def _residual_block(
     return _activated_norm(_mix_channels(block.conv2.channel, mixed), None, block.bn2, residual=shortcut, relu=True)
 
 
-def _patches(images: Float[Tensor, "batch channel height width"], patch: int) -> Float[Tensor, "value cell"]:
+def patches(images: Float[Tensor, "batch channel height width"], patch: int) -> Float[Tensor, "value cell"]:
     """Return the non-overlapping patches of `images` as columns, ordered like a stem convolution's weights."""
     n, channels, height, width = images.shape
     cut = images.view(n, channels, height // patch, patch, width // patch, patch)
@@ -174,18 +211,24 @@ def _mix_channels(conv: Any, x: Cells) -> Cells:
     return conv.weight.flatten(1).to(x.dtype) @ x
 
 
-def _mix_space(conv: Any, x: Cells, n: int, placements: Placements, bands: Bands | None = None) -> tuple[Cells, Cells]:
-    """Return `x` mixed by the depthwise `conv`, without its bias, and `x` itself for what goes past it."""
+def toeplitz_matrices(conv: nn.Conv2d, height: int, width: int) -> Toeplitz:
+    """Return, for each channel of the depthwise `conv`, the matrix [input position, output position] that it is."""
+    return _toeplitz(conv, toeplitz_placements(conv, height, width).to(conv.weight.dtype))
+
+
+def _toeplitz(conv: Any, placements: Placements) -> Toeplitz:
+    """Return the matrix of each channel of the depthwise `conv`, in the dtype of `placements`."""
     taps, sources, targets = placements.shape
-    weight = conv.weight.flatten(1).to(x.dtype)
-    if bands is not None:
-        mixed, passed = mix_in_bands(x.view(x.shape[0], n, -1), weight, placements, bands)
-        return mixed.view(x.shape[0], -1), passed.view(x.shape)
+    weight = conv.weight.flatten(1).to(placements.dtype)
     # Each cell of a Toeplitz matrix is one tap or zero, so this product is exact in any precision.
     padded = functional.pad(weight, (0, taps - weight.shape[1]))
-    toeplitz = (padded @ placements.view(taps, -1)).view(-1, sources, targets)
+    return (padded @ placements.to(weight.device).view(taps, -1)).view(-1, sources, targets)
+
+
+def _mix_space(x: Cells, n: int, toeplitz: Toeplitz) -> tuple[Cells, Cells]:
+    """Return `x` mixed within each channel, without a bias, and `x` itself for what goes past it."""
     mix: Any = _MixAndPass.apply
-    mixed, passed = mix(x.view(-1, n, sources), toeplitz)
+    mixed, passed = mix(x.view(-1, n, toeplitz.shape[1]), toeplitz)
     return mixed.view(x.shape[0], -1), passed.view(x.shape)
 
 
