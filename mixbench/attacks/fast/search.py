@@ -1,0 +1,133 @@
+"""What the fast engine asks of a search: a state of fixed shape, moved one step at a time, without the host waiting."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mixbench.attacks.protocol import Passes
+
+Images = Float[Tensor, "slot channel height width"]
+PerSlot = Float[Tensor, " slot"]
+Network = Callable[[Images], Float[Tensor, "slot logit"]]
+"""Maps images in [0, 1] to logits in float32, each image by itself; its own arithmetic may be half precision."""
+
+
+@dataclass(eq=False)
+class Slots:
+    """The examples being attacked, a row each; a search adds the tensors of its own state.
+
+    Everything is a tensor whose first axis is the slot, so that an example can be put into any slot at any time and
+    taken out again without the others noticing.
+
+    Attributes:
+        images: The clean images.
+        labels: Their classes.
+        keys: What the random stream of each example is drawn from; it depends on the seed and the example alone.
+        clean_logits: The float32 model's logits of the clean images.
+        eps: Radius of the threat model.
+        steps: Steps made since the example was admitted.
+        candidate: The image of least margin seen so far among those within the threat model.
+        margin: Its margin by the network: the true class's logit minus the largest other one; infinite before any.
+    """
+
+    images: Images
+    labels: Int64[Tensor, " slot"]
+    keys: Int64[Tensor, " slot"]
+    clean_logits: Float[Tensor, "slot logit"]
+    eps: PerSlot
+    steps: Int64[Tensor, " slot"]
+    candidate: Images
+    margin: PerSlot
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors, in a fixed order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    def rows(self, index: Int64[Tensor, " row"]) -> Self:
+        """Return copies of the rows of `index`, as slots of their own."""
+        return type(self)(*(tensor[index] for tensor in self.tensors()))
+
+    def put(self, index: Int64[Tensor, " row"], others: Self) -> None:
+        """Overwrite the rows of `index`, in place."""
+        for own, other in zip(self.tensors(), others.tensors(), strict=True):
+            own[index] = other
+
+    def consider(self, images: Images, margins: PerSlot) -> None:
+        """Make each of `images`, all within the threat model, the candidate where its margin is the least so far.
+
+        Where an image must not count, its margin is infinite.
+        """
+        better = margins < self.margin
+        self.candidate.copy_(torch.where(better[:, None, None, None], images, self.candidate))
+        self.margin.copy_(torch.where(better, margins, self.margin))
+
+
+S = TypeVar("S", bound=Slots)
+
+
+class Search(Protocol[S]):
+    """A search for adversarial examples: a frozen, hashable dataclass of its hyper-parameters."""
+
+    @property
+    def name(self) -> str:
+        """What `broken_by` calls it."""
+        ...
+
+    def budget(self, num_classes: int) -> int:
+        """Return the steps after which an example counts as robust."""
+        ...
+
+    @property
+    def passes(self) -> Passes:
+        """The passes through the network of one step."""
+        ...
+
+    def start(
+        self,
+        images: Images,
+        labels: Int64[Tensor, " slot"],
+        keys: Int64[Tensor, " slot"],
+        clean_logits: Float[Tensor, "slot logit"],
+        eps: PerSlot,
+    ) -> S:
+        """Return the state of newly admitted examples, however many, without asking the network."""
+        ...
+
+    def step(self, network: Network, slots: S) -> None:
+        """Move every slot by one step of its own, in place.
+
+        Shapes never change, no tensor is replaced, nothing is read by the host and no global generator is used, so
+        that a CUDA graph can replay it; rows do not see each other. Slots past their budget may do anything finite.
+        """
+        ...
+
+
+def margins(logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"]) -> PerSlot:
+    """Return the true class's logit minus the largest other one."""
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
+def input_gradient(
+    network: Network, images: Images, loss: Callable[[Float[Tensor, "slot logit"]], PerSlot], *, unit: bool = False
+) -> tuple[Float[Tensor, "slot logit"], PerSlot, Images]:
+    """Return logits, losses, and the gradient of each image's own loss.
+
+    With `unit` each gradient is that of a multiple of the loss, chosen so that the largest slope of the logits is 1:
+    the direction stays, and a confident network's tiny slopes survive half precision.
+    """
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        logits = network(leaf)
+        cut = logits.detach().requires_grad_()
+        losses = loss(cut)
+        (slopes,) = torch.autograd.grad(losses.sum(), [cut])
+        if unit:
+            largest = slopes.abs().amax(1, keepdim=True)
+            slopes = torch.where(largest > 0, slopes / largest, slopes)
+        (gradient,) = torch.autograd.grad(logits, [leaf], [slopes])
+    return cut.detach(), losses.detach(), gradient.detach()
