@@ -1,0 +1,147 @@
+"""The L2 version of the Square attack: the norm within one window moves to another, in a shape that falls off."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from mixbench.attacks.fast.search import Images, PerSlot, Slots
+from mixbench.attacks.fast.square_windows import (
+    SquareSlots,
+    as_plan,
+    as_signs,
+    draw_corners,
+    draw_queries,
+    draw_start,
+    window_masks,
+    window_sides,
+)
+
+_LEAST_SIDE = 3
+_TILES = 5
+_TINY = 1e-12
+
+
+@dataclass(eq=False)
+class SquareL2Slots(SquareSlots):
+    """The state of the L2 version.
+
+    Its plan has the centres of two windows, the one that receives and the one that is emptied, and three numbers that
+    find a pixel of the first window in `shapes`: pixel (row, column) is at origin + down * row + right * column.
+
+    Attributes:
+        shapes: The pixels of the shapes of all sides, one after the other; the first pixel is 0 and of none.
+    """
+
+    shapes: Float[Tensor, "slot pixel"]
+
+
+def start_l2(slots: Slots, queries: int) -> SquareL2Slots:
+    """Return slots whose candidates are tiles of small shapes, and the plan of their windows."""
+    height, width = slots.images.shape[2:]
+    sides = window_sides(queries, height, width, least=_LEAST_SIDE, odd=True)
+    origins = {side: 0 for side in sorted(set(sides))}
+    pixels = [torch.zeros(1, dtype=torch.float64)]
+    for side in origins:
+        origins[side] = sum(map(len, pixels))
+        pixels.append(window_shape(side).flatten())
+    shapes = torch.cat(pixels).to(slots.images)
+    first = torch.tensor([origins[side] for side in sides], device=slots.images.device)
+    kept = {field.name: getattr(slots, field.name) for field in fields(slots)}
+    return SquareL2Slots(
+        **(kept | {"candidate": _start_images(slots)}),
+        plan=_plan(slots, torch.tensor(sides, device=slots.images.device), first),
+        shapes=shapes.expand(len(slots.images), -1),
+    )
+
+
+def l2_image(slots: SquareL2Slots) -> Images:
+    """Return the candidates with one window emptied and its norm, and what was unspent, given to another."""
+    height, width = slots.images.shape[2:]
+    query = slots.query()
+    receiving, emptied = window_masks(query[:, 1:5].unflatten(1, (2, 2)), query[:, 0], height, width).split(1, dim=1)
+    perturbation = slots.candidate - slots.images
+    within = perturbation * receiving
+    budget = _budget(slots, perturbation, receiving | emptied)
+    shape = _shape(slots, query, receiving) * slots.signs(query)
+    received = shape + within / (_TINY + _norms(within))
+    received *= budget / (_TINY + _norms(received))
+    moved = torch.where(receiving, received, perturbation.masked_fill(emptied, 0))
+    return _on_sphere(slots, moved)
+
+
+def window_shape(side: int) -> Float[Tensor, "side side"]:
+    """Return the shape of norm 1, float64: two opposite halves, each falling off in rings (section 4.2 of the paper)."""
+    upper = side // 2
+    shape = torch.cat([_half(upper, side), -_half(side - upper, side)])
+    return shape / torch.linalg.vector_norm(shape)
+
+
+def _half(height: int, width: int) -> Float[Tensor, "height width"]:
+    """Return the sum, over all rings k around a pixel and those within them, of 1 / k^2; of norm 1."""
+    rows, columns = (torch.arange(extent) - extent // 2 for extent in (height, width))
+    ring = torch.maximum(rows.abs()[:, None], columns.abs())
+    rings = max(height, width) // 2 + 1
+    sums = torch.cumsum(torch.arange(rings, 0, -1, dtype=torch.float64) ** -2, dim=0).flip(0)
+    half = sums[ring]
+    return half / torch.linalg.vector_norm(half).clamp_min(_TINY)
+
+
+def _plan(slots: Slots, sides: Int64[Tensor, " query"], first: Int64[Tensor, " query"]) -> Tensor:
+    channels, height, width = slots.images.shape[1:]
+    draws = [draw_queries(slots.keys, len(sides), number) for number in range(5 + channels)]
+    corners = [draw_corners(draws[axis], sides, extent) for axis, extent in enumerate((height, width, height, width))]
+    turned = draws[4] < 1 / 2
+    down, right = torch.where(turned, 1, sides), torch.where(turned, sides, 1)
+    origins = first - down * corners[0] - right * corners[1]
+    centres = [2 * corner + sides - 1 for corner in corners]
+    return as_plan([sides.expand_as(origins), *centres, origins, down, right, *map(as_signs, draws[5:])])
+
+
+def _start_images(slots: Slots) -> Images:
+    """Return the images with a grid of small shapes, each turned and signed at random, on the sphere around them.
+
+    The first step takes them back into the box.
+    """
+    channels, height, width = slots.images.shape[1:]
+    side = height // _TILES
+    margin = (height - _TILES * side) // 2
+    grid = (height // side, width // side)
+    draws = draw_start(slots.keys, (1 + channels) * grid[0] * grid[1]).view(-1, 1 + channels, *grid, 1, 1)
+    shape = window_shape(side).to(slots.images)
+    tiles = torch.where(draws[:, :1] < 1 / 2, shape.T, shape) * as_signs(draws[:, 1:])
+    tiled = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    perturbation = torch.zeros_like(slots.images)
+    inner = perturbation[:, :, margin:, margin:]
+    rows, columns = min(inner.shape[2], tiled.shape[2]), min(inner.shape[3], tiled.shape[3])
+    inner[:, :, :rows, :columns] = tiled[:, :, :rows, :columns]
+    return slots.images + perturbation * _each(slots.eps / torch.linalg.vector_norm(perturbation.flatten(1), dim=1))
+
+
+def _budget(slots: Slots, perturbation: Images, windows: Tensor) -> Float[Tensor, "slot channel 1 1"]:
+    """Return the norm that each channel of the receiving window gets."""
+    squares = perturbation * perturbation
+    unspent = (slots.eps * slots.eps - squares.sum((1, 2, 3))).clamp_min_(0) / squares.shape[1]
+    return (_each(unspent) + (squares * windows).sum((2, 3), keepdim=True)).sqrt_()
+
+
+def _shape(slots: SquareL2Slots, query: Int64[Tensor, "slot number"], window: Tensor) -> Images:
+    height, width = slots.images.shape[2:]
+    origins, down, right = query[:, 5:8, None, None].unbind(1)
+    rows, columns = (torch.arange(extent, device=query.device) for extent in (height, width))
+    pixels = (origins + down * rows[:, None] + right * columns).masked_fill_(~window.squeeze(1), 0)
+    return slots.shapes.gather(1, pixels.flatten(1)).view(-1, 1, height, width)
+
+
+def _on_sphere(slots: Slots, perturbation: Images) -> Images:
+    sizes = torch.linalg.vector_norm(perturbation.flatten(1), dim=1)
+    return (slots.images + perturbation * _each(slots.eps / (_TINY + sizes))).clamp_(0, 1)
+
+
+def _norms(images: Images) -> Float[Tensor, "slot channel 1 1"]:
+    return torch.linalg.vector_norm(images, dim=(2, 3), keepdim=True)
+
+
+def _each(values: PerSlot) -> Float[Tensor, "slot 1 1 1"]:
+    return values[:, None, None, None]
