@@ -6,9 +6,18 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
-from mixbench.attacks.fast.search import Images, Network, PerSlot, Slots, assign, input_gradient, margins
+from mixbench.attacks.fast.search import (
+    Images,
+    Network,
+    PerSlot,
+    Slots,
+    assign,
+    margins,
+    nowhere,
+    pulled_back,
+    unit_slopes,
+)
 from mixbench.attacks.fast.streams import normal, uniform
 from mixbench.attacks.protocol import Passes
 from mixbench.errors import InvalidInputError
@@ -88,7 +97,11 @@ class Apgd:
 
     def budget(self, num_classes: int) -> int:
         """Return the steps of all runs: each begins with one for its start."""
-        return self._count_runs(num_classes) * (self.iterations + 1)
+        return self.runs(num_classes) * (self.iterations + 1)
+
+    def runs(self, num_classes: int) -> int:
+        """Return how many classes are aimed at, or 1 where the loss has no target."""
+        return 1 if self.loss == "ce" else min(self.targets, num_classes - 1)
 
     def start(
         self,
@@ -110,7 +123,7 @@ class Apgd:
             steps=torch.zeros_like(labels),
             candidate=images,
             margin=torch.full_like(eps, torch.inf),
-            targets=_likeliest(clean_logits, labels)[:, : self._count_runs(clean_logits.shape[1])],
+            targets=_likeliest(clean_logits, labels)[:, : self.runs(clean_logits.shape[1])],
             windows=windows.expand(len(images), -1),
             iterate=images,
             previous=images,
@@ -130,9 +143,7 @@ class Apgd:
         iteration = slots.steps % (self.iterations + 1)
         begins = iteration == 0
         self._begin_runs(slots, begins)
-        logits, losses, gradient = input_gradient(
-            network, slots.iterate, lambda logits: self._losses(logits, slots), unit=True
-        )
+        logits, losses, gradient = pulled_back(network, slots.iterate, lambda logits: self._loss(logits, slots))
         # Half precision may overflow, which must not spoil the iterate for good.
         gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         slots.consider(slots.iterate, margins(logits, slots.labels))
@@ -148,12 +159,8 @@ class Apgd:
         slots.iterate.copy_(following)
         slots.steps += 1
 
-    def _count_runs(self, num_classes: int) -> int:
-        return 1 if self.loss == "ce" else min(self.targets, num_classes - 1)
-
     def _begin_runs(self, slots: ApgdSlots, begins: Bool[Tensor, " slot"]) -> None:
-        # Where looking is free, most steps are spared the draw.
-        if not begins.is_cuda and not bool(begins.any()):
+        if nowhere(begins):
             return
         start = self._random_starts(slots)
         assign(slots.iterate, begins, start)
@@ -172,14 +179,44 @@ class Apgd:
             noise /= torch.linalg.vector_norm(noise, dim=1, keepdim=True)
         return (images + _each(slots.eps) * noise.to(images.dtype).view_as(images)).clamp_(0, 1)
 
-    def _losses(self, logits: Float[Tensor, "slot logit"], slots: ApgdSlots) -> PerSlot:
+    def _loss(
+        self, logits: Float[Tensor, "slot logit"], slots: ApgdSlots
+    ) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
+        """Return the losses and multiples of their slopes, so large that half precision does not lose them."""
         if self.loss == "ce":
-            return functional.cross_entropy(logits, slots.labels, reduction="none")
-        run = (slots.steps // (self.iterations + 1)).clamp(max=slots.targets.shape[1] - 1)
-        true = logits.gather(1, slots.labels[:, None])
-        aim = logits.gather(1, slots.targets.gather(1, run[:, None]))
-        first, _, third, fourth = logits.topk(4, dim=1).values.unbind(1)
-        return (aim - true).squeeze(1) / (first - (third + fourth) / 2 + _TINY)
+            losses, slopes = _cross_entropy(logits, slots.labels)
+        else:
+            run = (slots.steps // (self.iterations + 1)).clamp(max=slots.targets.shape[1] - 1)
+            losses, slopes = _targeted_dlr(logits, slots.labels, slots.targets.gather(1, run[:, None]))
+        return losses, unit_slopes(slopes)
+
+
+def _cross_entropy(
+    logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"]
+) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
+    """Return the cross-entropies and their slopes."""
+    logarithms = logits.log_softmax(1)
+    true = labels[:, None]
+    slopes = logarithms.exp()
+    # Not p - 1, which rounds to nothing where the network is sure: the other classes' probabilities are exact.
+    slopes.scatter_(1, true, 0)
+    slopes.scatter_(1, true, -slopes.sum(1, keepdim=True))
+    return -logarithms.gather(1, true).squeeze(1), slopes
+
+
+def _targeted_dlr(
+    logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"], targets: Int64[Tensor, "slot 1"]
+) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
+    """Return the targeted DLR losses and their slopes times the loss's denominator, which is above 0."""
+    sorted_, order = logits.topk(4, dim=1)
+    true = labels[:, None]
+    denominator = sorted_[:, :1] - (sorted_[:, 2:3] + sorted_[:, 3:]) / 2 + _TINY
+    losses = (logits.gather(1, targets) - logits.gather(1, true)) / denominator
+    slopes = torch.zeros_like(logits)
+    one = torch.ones_like(losses)
+    index = torch.cat([targets, true, order[:, :1], order[:, 2:]], dim=1)
+    slopes.scatter_add_(1, index, torch.cat([one, -one, -losses, losses / 2, losses / 2], dim=1))
+    return losses.squeeze(1), slopes
 
 
 def _windows(iterations: int) -> list[int]:
@@ -207,10 +244,12 @@ def _check(slots: ApgdSlots, iteration: Int64[Tensor, " slot"], losses: PerSlot)
     slots.rises += losses > slots.last_loss
     # The reference compares the first step's loss with 0, not with that of the start.
     slots.last_loss.copy_(losses.masked_fill(begins, 0))
+    over = begins | due
+    if nowhere(over):
+        return due
     stuck = ~slots.halved & (slots.checked_loss >= slots.best_loss)
     halved = due & ((slots.rises <= _RISES * window) | stuck)
     assign(slots.halved, due, halved)
-    over = begins | due
     assign(slots.checked_loss, over, slots.best_loss)
     assign(slots.rises, over, 0.0)
     assign(slots.step_size, halved, slots.step_size / 2)

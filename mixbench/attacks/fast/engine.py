@@ -49,8 +49,8 @@ class Outcome:
 class Engine:
     """Runs searches with one network and one judge.
 
-    An example leaves its slot when the judge confirms a candidate or its budget is spent, and another takes the slot;
-    when none waits, those left move together into fewer slots. On a CUDA device steps are replayed from graphs,
+    An example leaves its slot when the judge confirms a candidate or its run ends, and another takes the slot; when
+    none waits, those left move together into fewer slots. On a CUDA device steps are replayed from graphs,
     captured once for each search and width and kept as long as the engine.
 
     Attributes:
@@ -85,10 +85,9 @@ class Engine:
         The verdict on an example depends on the example and the seed, as far as the network treats the rows of a
         batch alike wherever they are: not on the other examples, their order or the number of slots.
         """
-        examples = _Examples(
-            images, labels, example_keys(images, labels, seed=seed), clean_logits, float(threat_model.eps)
-        )
-        return _Run(self, search, examples, on_steps or _ignore).finish()
+        keys = example_keys(images, labels, seed=seed)
+        examples = _Examples(search, images, labels, keys, clean_logits, float(threat_model.eps))
+        return _Attack(self, examples, on_steps or _ignore).finish()
 
     def steps(self, search: Search[S], slots: S) -> Steps[S]:
         """Return `search` under way on slots that begin as copies of `slots`."""
@@ -113,7 +112,10 @@ class Engine:
 
 
 @dataclass(frozen=True, eq=False)
-class _Examples:
+class _Examples(Generic[S]):
+    """The examples of one run and the search that attacks them."""
+
+    search: Search[S]
     images: Float[Tensor, "example channel height width"]
     labels: Int64[Tensor, " example"]
     keys: Int64[Tensor, " example"]
@@ -123,25 +125,43 @@ class _Examples:
     def __len__(self) -> int:
         return len(self.images)
 
-    def start(self, search: Search[S], rows: Int64[np.ndarray, " row"]) -> S:
+    @property
+    def runs(self) -> int:
+        """Runs of the search on each example."""
+        return self.search.runs(self.clean_logits.shape[1])
+
+    @property
+    def length(self) -> int:
+        """Steps of each run."""
+        return self.search.budget(self.clean_logits.shape[1]) // self.runs
+
+    def started(self, rows: Int64[np.ndarray, " row"], runs: Int64[np.ndarray, " row"]) -> S:
         index = self.index(rows)
-        images, keys = self.images[index], self.keys[index]
+        images = self.images[index]
         eps = torch.full((len(rows),), self.eps, dtype=images.dtype, device=images.device)
-        return search.start(images, self.labels[index], keys, self.clean_logits[index], eps)
+        slots = self.search.start(images, self.labels[index], self.keys[index], self.clean_logits[index], eps)
+        slots.steps.copy_(self.index(runs * self.length))
+        return slots
 
     def index(self, rows: Int64[np.ndarray, " row"]) -> Int64[Tensor, " row"]:
         return torch.from_numpy(rows).to(self.images.device)
 
 
-class _Run(Generic[S]):
-    """One run of a search on some examples."""
+class _Attack(Generic[S]):
+    """A search under way on some examples.
 
-    def __init__(self, engine: Engine, search: Search[S], examples: _Examples, on_steps: PassCallback) -> None:
-        self._engine, self._search, self._examples, self._on_steps = engine, search, examples, on_steps
+    The first run of each example comes first. Where it fails, the others wait in one queue with those of all examples,
+    so that even a few stubborn examples fill many slots.
+    """
+
+    def __init__(self, engine: Engine, examples: _Examples[S], on_steps: PassCallback) -> None:
+        self._engine, self._examples, self._on_steps = engine, examples, on_steps
         self._adversarial = examples.images.clone()
         self._broken = np.zeros(len(examples), dtype=np.bool_)
         self._steps, self._asked = (np.zeros(len(examples), dtype=np.int64) for _ in range(2))
-        self._waiting = np.arange(len(examples))
+        self._confirmed = 0
+        # Rows of an example and a run.
+        self._waiting = np.stack([np.arange(len(examples)), np.zeros(len(examples), dtype=np.int64)], axis=1)
 
     def finish(self) -> Outcome:
         """Attack every example until it is broken or its budget is spent."""
@@ -150,73 +170,90 @@ class _Run(Generic[S]):
             while seats.busy.any():
                 self._advance(seats, under_way)
                 seats, under_way = self._reseat(seats, under_way)
-        asked = int(self._asked.sum())
+        asked, passes = int(self._asked.sum()), self._examples.search.passes
         return Outcome(
             adversarial=self._adversarial,
             broken=self._broken,
-            forwards=self._steps * self._search.passes.forwards + self._asked,
-            backwards=self._steps * self._search.passes.backwards,
+            forwards=self._steps * passes.forwards + self._asked,
+            backwards=self._steps * passes.backwards,
             confirmations=asked,
-            refuted=asked - int(self._broken.sum()),
+            refuted=asked - self._confirmed,
         )
 
     def _begin(self) -> tuple[Seats, Steps[S]]:
         engine, examples = self._engine, self._examples
-        budget = self._search.budget(examples.clean_logits.shape[1])
         width = engine.width(len(examples), examples.images.device)
-        seats = Seats(width, budget=budget, longest_stride=engine.longest_stride)
-        first, self._waiting = self._waiting[:width], self._waiting[width:]
-        seats.seat(np.arange(len(first)), first)
-        return seats, engine.steps(self._search, examples.start(self._search, _padded(first, width)))
+        seats = Seats(width, length=examples.length, longest_stride=engine.longest_stride)
+        first, runs = self._admit(width).T
+        seats.seat(np.arange(len(first)), first, runs)
+        return seats, engine.steps(examples.search, examples.started(_padded(first, width), _padded(runs, width)))
 
     def _advance(self, seats: Seats, under_way: Steps[S]) -> None:
         """Make the steps until the next look, look, and let those go whose verdict is known."""
-        stride, busy = seats.stride(), int(seats.busy.sum())
+        stride, busy, passes = seats.stride(), int(seats.busy.sum()), self._examples.search.passes
         under_way.advance(stride)
         due, last = seats.advance(stride)
         margins: np.ndarray = under_way.slots.margin.cpu().numpy()
         new = margins < seats.asked
         fell = margins <= seats.asked - self._engine.suspicion / 4
         (asked,) = np.nonzero(due & (margins < self._engine.suspicion) & new & (fell | last))
-        confirmed = self._confirmed(asked, seats, under_way.slots)
+        self._ask(asked, seats, under_way.slots)
         seats.asked[asked] = margins[asked]
-        self._on_steps(
-            busy * stride * self._search.passes.forwards + len(asked), busy * stride * self._search.passes.backwards
-        )
-        done = last.copy()
-        done[confirmed] = True
-        self._steps[seats.examples[done]] = seats.steps[done]
-        seats.release(done)
+        self._on_steps(busy * stride * passes.forwards + len(asked), busy * stride * passes.backwards)
+        self._dismiss(seats, last)
 
-    def _confirmed(self, asked: Int64[np.ndarray, " row"], seats: Seats, slots: S) -> Int64[np.ndarray, " row"]:
-        """Return which of the slots `asked` hold a candidate that the judge confirms, and keep it."""
+    def _ask(self, asked: Int64[np.ndarray, " row"], seats: Seats, slots: S) -> None:
+        """Show the judge the candidates of the slots `asked`, and keep those that it confirms."""
         if len(asked) == 0:
-            return asked
+            return
         index = self._examples.index(asked)
         candidates = slots.candidate[index]
-        broken = (self._engine.judge(candidates, slots.labels[index]) < 0).cpu().numpy()
+        confirmed = (self._engine.judge(candidates, slots.labels[index]) < 0).cpu().numpy()
         examples = seats.examples[asked]
-        self._asked[examples] += 1
-        self._broken[examples[broken]] = True
-        kept = torch.from_numpy(broken).to(candidates.device)
-        self._adversarial[self._examples.index(examples[broken])] = candidates[kept]
-        return asked[broken]
+        np.add.at(self._asked, examples, 1)
+        self._confirmed += int(confirmed.sum())
+        # Several runs may have broken one example at once.
+        broken, first = np.unique(examples[confirmed], return_index=True)
+        self._broken[broken] = True
+        kept = np.flatnonzero(confirmed)[first]
+        self._adversarial[self._examples.index(broken)] = candidates[self._examples.index(kept)]
+
+    def _dismiss(self, seats: Seats, last: Bool[np.ndarray, " slot"]) -> None:
+        """Empty the slots of broken examples and of runs at their end; queue the other runs of those that resist."""
+        broken = seats.busy & self._broken[seats.examples]
+        done = broken | last
+        np.add.at(self._steps, seats.examples[done], seats.steps[done])
+        resisted = seats.examples[last & ~broken & (seats.runs == 0)]
+        others = np.arange(1, self._examples.runs)
+        more = np.stack([np.tile(resisted, len(others)), np.repeat(others, len(resisted))], axis=1)
+        self._waiting = np.concatenate([self._waiting, more])
+        seats.release(done)
+
+    def _admit(self, most: int) -> Int64[np.ndarray, "row 2"]:
+        """Take up to `most` runs out of the queue."""
+        admitted, self._waiting = self._waiting[:most], self._waiting[most:]
+        return admitted
 
     def _reseat(self, seats: Seats, under_way: Steps[S]) -> tuple[Seats, Steps[S]]:
-        """Fill empty slots with examples that wait; when none waits, move together."""
-        (idle,) = np.nonzero(~seats.busy)
-        admitted = self._waiting[: len(idle)]
-        if len(admitted):
-            self._waiting = self._waiting[len(admitted) :]
-            idle = idle[: len(admitted)]
-            seats.seat(idle, admitted)
-            under_way.slots.put(self._examples.index(idle), self._examples.start(self._search, admitted))
+        """Fill empty slots with runs that wait, and change the width where those left fit another one better."""
         (busy,) = np.nonzero(seats.busy)
-        width = self._engine.width(len(busy), self._examples.images.device)
-        if len(busy) == 0 or width >= len(seats.examples):
+        self._waiting = self._waiting[~self._broken[self._waiting[:, 0]]]
+        remaining = len(busy) + len(self._waiting)
+        if remaining == 0:
             return seats, under_way
-        rows = under_way.slots.rows(self._examples.index(_padded(busy, width)))
-        return seats.move(busy, width), self._engine.steps(self._search, rows)
+        width = self._engine.width(remaining, self._examples.images.device)
+        if width != len(seats.examples):
+            rows = _padded(busy if len(busy) else np.zeros(1, dtype=np.int64), width)
+            under_way = self._engine.steps(self._examples.search, under_way.slots.rows(self._examples.index(rows)))
+            seats = seats.move(busy, width)
+        (idle,) = np.nonzero(~seats.busy)
+        admitted = self._admit(len(idle))
+        if len(admitted):
+            examples, runs = admitted.T
+            idle = idle[: len(admitted)]
+            seats.seat(idle, examples, runs)
+            under_way.slots.put(self._examples.index(idle), self._examples.started(examples, runs))
+        return seats, under_way
 
 
 def _padded(rows: Int64[np.ndarray, " row"], width: int) -> Int64[np.ndarray, " row"]:

@@ -85,6 +85,13 @@ class Search(Protocol[S]):
         """Return the steps after which an example counts as robust."""
         ...
 
+    def runs(self, num_classes: int) -> int:
+        """Return into how many parts of equal length the budget falls that know nothing of each other.
+
+        Each part may run in a slot of its own, from a new start whose `steps` are set to the part's first.
+        """
+        ...
+
     @property
     def passes(self) -> Passes:
         """The passes through the network of one step."""
@@ -142,14 +149,36 @@ def input_gradient(
     With `unit` each gradient is that of a multiple of the loss, chosen so that the largest slope of the logits is 1:
     the direction stays, and a confident network's tiny slopes survive half precision.
     """
+
+    def with_slopes(logits: Float[Tensor, "slot logit"]) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
+        with torch.enable_grad():
+            cut = logits.requires_grad_()
+            losses = loss(cut)
+            (slopes,) = torch.autograd.grad(losses.sum(), [cut])
+        return losses.detach(), unit_slopes(slopes) if unit else slopes
+
+    return pulled_back(network, images, with_slopes)
+
+
+def pulled_back(
+    network: Network,
+    images: Images,
+    loss: Callable[[Float[Tensor, "slot logit"]], tuple[PerSlot, Float[Tensor, "slot logit"]]],
+) -> tuple[Float[Tensor, "slot logit"], PerSlot, Images]:
+    """Return logits, losses, and the images' gradients for the slopes of the logits that `loss` returns beside these."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = network(leaf)
-        cut = logits.detach().requires_grad_()
-        losses = loss(cut)
-        (slopes,) = torch.autograd.grad(losses.sum(), [cut])
-        if unit:
-            largest = slopes.abs().amax(1, keepdim=True)
-            slopes = torch.where(largest > 0, slopes / largest, slopes)
+        losses, slopes = loss(logits.detach())
         (gradient,) = torch.autograd.grad(logits, [leaf], [slopes])
-    return cut.detach(), losses.detach(), gradient.detach()
+    return logits.detach(), losses, gradient
+
+
+def unit_slopes(slopes: Float[Tensor, "slot logit"]) -> Float[Tensor, "slot logit"]:
+    """Return multiples of each image's slopes whose largest is 1; slopes of 0 stay."""
+    return slopes / slopes.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(slopes.dtype).tiny)
+
+
+def nowhere(mask: Bool[Tensor, " slot"]) -> bool:
+    """Return whether `mask` is empty, so that work can be left out; never, where looking would mean to wait."""
+    return not mask.is_cuda and not bool(mask.any())

@@ -15,18 +15,20 @@ class Seats:
     """The host's side of the slots; it knows every slot's steps without asking the device.
 
     When an example is looked at depends on its own steps alone: after each one at first, then at distances of about
-    a quarter of the steps made, up to `longest_stride`, and at the end of its budget. So what the judge is shown of
+    a quarter of the steps made, up to `longest_stride`, and at the end of the run. So what the judge is shown of
     it never depends on its neighbours.
 
     Attributes:
         examples: The example in each slot, or IDLE.
-        steps: Steps made.
+        runs: Which run of the search it is.
+        steps: Steps made of the run.
         asked: The network's margin of the candidate that the judge denied last; infinite before any.
     """
 
-    def __init__(self, width: int, *, budget: int, longest_stride: int) -> None:
-        self._budget, self._longest_stride = budget, longest_stride
+    def __init__(self, width: int, *, length: int, longest_stride: int) -> None:
+        self._length, self._longest_stride = length, longest_stride
         self.examples: Int64[np.ndarray, " slot"] = np.full(width, IDLE, dtype=np.int64)
+        self.runs: Int64[np.ndarray, " slot"] = np.zeros(width, dtype=np.int64)
         self.steps: Int64[np.ndarray, " slot"] = np.zeros(width, dtype=np.int64)
         self.asked: Float64[np.ndarray, " slot"] = np.full(width, np.inf)
 
@@ -44,11 +46,13 @@ class Seats:
         looks = self._next_looks()
         self.steps += stride
         due = self.busy & (self.steps == looks)
-        return due, due & (self.steps == self._budget)
+        return due, due & (self.steps == self._length)
 
-    def seat(self, slots: Int64[np.ndarray, " row"], examples: Int64[np.ndarray, " row"]) -> None:
-        """Put new examples into slots."""
-        self.examples[slots], self.steps[slots], self.asked[slots] = examples, 0, np.inf
+    def seat(
+        self, slots: Int64[np.ndarray, " row"], examples: Int64[np.ndarray, " row"], runs: Int64[np.ndarray, " row"]
+    ) -> None:
+        """Put examples into slots, each at the beginning of a run."""
+        self.examples[slots], self.runs[slots], self.steps[slots], self.asked[slots] = examples, runs, 0, np.inf
 
     def release(self, slots: Bool[np.ndarray, " slot"]) -> None:
         """Let the examples go that sit where `slots` is true."""
@@ -56,8 +60,8 @@ class Seats:
 
     def move(self, slots: Int64[np.ndarray, " row"], width: int) -> "Seats":
         """Return `width` seats whose first ones are the rows of `slots`."""
-        moved = Seats(width, budget=self._budget, longest_stride=self._longest_stride)
-        for name in ("examples", "steps", "asked"):
+        moved = Seats(width, length=self._length, longest_stride=self._longest_stride)
+        for name in ("examples", "runs", "steps", "asked"):
             own: Any = getattr(self, name)
             getattr(moved, name)[: len(slots)] = own[slots]
         return moved
@@ -65,4 +69,4 @@ class Seats:
     def _next_looks(self) -> Int64[np.ndarray, " slot"]:
         octave = np.log2(np.maximum(self.steps // _LOOKS_AN_OCTAVE, 1)).astype(np.int64)
         distance = np.minimum(1 << octave, self._longest_stride)
-        return np.minimum((self.steps // distance + 1) * distance, self._budget)
+        return np.minimum((self.steps // distance + 1) * distance, self._length)
