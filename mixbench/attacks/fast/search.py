@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol, Self, TypeVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mixbench.attacks.protocol import Passes
@@ -47,6 +47,10 @@ class Slots:
         """Return all tensors, in a fixed order."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
+    def copied(self) -> Self:
+        """Return copies of all tensors, none of which shares memory with another."""
+        return type(self)(*(tensor.clone(memory_format=torch.contiguous_format) for tensor in self.tensors()))
+
     def rows(self, index: Int64[Tensor, " row"]) -> Self:
         """Return copies of the rows of `index`, as slots of their own."""
         return type(self)(*(tensor[index] for tensor in self.tensors()))
@@ -62,8 +66,8 @@ class Slots:
         Where an image must not count, its margin is infinite.
         """
         better = margins < self.margin
-        self.candidate.copy_(torch.where(better[:, None, None, None], images, self.candidate))
-        self.margin.copy_(torch.where(better, margins, self.margin))
+        assign(self.candidate, better, images)
+        assign(self.margin, better, margins)
 
 
 S = TypeVar("S", bound=Slots)
@@ -81,6 +85,13 @@ class Search(Protocol[S]):
         """Return the steps after which an example counts as robust."""
         ...
 
+    def runs(self, num_classes: int) -> int:
+        """Return into how many parts of equal length the budget falls that know nothing of each other.
+
+        Each part may run in a slot of its own, from a new start whose `steps` are set to the part's first.
+        """
+        ...
+
     @property
     def passes(self) -> Passes:
         """The passes through the network of one step."""
@@ -94,7 +105,10 @@ class Search(Protocol[S]):
         clean_logits: Float[Tensor, "slot logit"],
         eps: PerSlot,
     ) -> S:
-        """Return the state of newly admitted examples, however many, without asking the network."""
+        """Return the state of newly admitted examples, however many, without asking the network.
+
+        Its tensors may share memory: whoever steps it copies it first.
+        """
         ...
 
     def step(self, network: Network, slots: S) -> None:
@@ -106,10 +120,25 @@ class Search(Protocol[S]):
         ...
 
 
+def assign(own: Tensor, where: Bool[Tensor, " slot"], values: Tensor | float) -> None:
+    """Overwrite, in place, the slots of `own` in which `where` holds."""
+    mask = where.view(-1, *[1] * (own.dim() - 1))
+    if isinstance(values, Tensor):
+        torch.where(mask, values, own, out=own)
+    else:
+        own.masked_fill_(mask, values)
+
+
 def margins(logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"]) -> PerSlot:
-    """Return the true class's logit minus the largest other one."""
+    """Return the true class's logit minus the largest other one: below 0 exactly where argmax is another class.
+
+    Of equal logits argmax takes the first; where that costs the true class its place, the margin is barely below 0.
+    """
     true = logits.gather(1, labels[:, None]).squeeze(1)
-    return true - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    largest, rival = logits.scatter(1, labels[:, None], -torch.inf).max(1)
+    margin = true - largest
+    lost = (margin == 0) & (rival < labels)
+    return margin.masked_fill(lost, -torch.finfo(margin.dtype).tiny)
 
 
 def input_gradient(
@@ -120,14 +149,36 @@ def input_gradient(
     With `unit` each gradient is that of a multiple of the loss, chosen so that the largest slope of the logits is 1:
     the direction stays, and a confident network's tiny slopes survive half precision.
     """
+
+    def with_slopes(logits: Float[Tensor, "slot logit"]) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
+        with torch.enable_grad():
+            cut = logits.requires_grad_()
+            losses = loss(cut)
+            (slopes,) = torch.autograd.grad(losses.sum(), [cut])
+        return losses.detach(), unit_slopes(slopes) if unit else slopes
+
+    return pulled_back(network, images, with_slopes)
+
+
+def pulled_back(
+    network: Network,
+    images: Images,
+    loss: Callable[[Float[Tensor, "slot logit"]], tuple[PerSlot, Float[Tensor, "slot logit"]]],
+) -> tuple[Float[Tensor, "slot logit"], PerSlot, Images]:
+    """Return logits, losses, and the images' gradients for the slopes of the logits that `loss` returns beside these."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = network(leaf)
-        cut = logits.detach().requires_grad_()
-        losses = loss(cut)
-        (slopes,) = torch.autograd.grad(losses.sum(), [cut])
-        if unit:
-            largest = slopes.abs().amax(1, keepdim=True)
-            slopes = torch.where(largest > 0, slopes / largest, slopes)
+        losses, slopes = loss(logits.detach())
         (gradient,) = torch.autograd.grad(logits, [leaf], [slopes])
-    return cut.detach(), losses.detach(), gradient.detach()
+    return logits.detach(), losses, gradient
+
+
+def unit_slopes(slopes: Float[Tensor, "slot logit"]) -> Float[Tensor, "slot logit"]:
+    """Return multiples of each image's slopes whose largest is 1; slopes of 0 stay."""
+    return slopes / slopes.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(slopes.dtype).tiny)
+
+
+def nowhere(mask: Bool[Tensor, " slot"]) -> bool:
+    """Return whether `mask` is empty, so that work can be left out; never, where looking would mean to wait."""
+    return not mask.is_cuda and not bool(mask.any())

@@ -15,7 +15,7 @@ _BITS = 53
 def example_keys(
     images: Float[Tensor, "example channel height width"], labels: Int64[Tensor, " example"], *, seed: int
 ) -> Int64[Tensor, " example"]:
-    """Return a key for each example, of its 8-bit pixels, its label and the seed: its place in a batch plays no part."""
+    """Return each example's key, of its 8-bit pixels, its label and the seed; its place in a batch plays no part."""
     pixels = (images * 255).round().to(torch.int64).flatten(1)
     places = torch.arange(pixels.shape[1], device=images.device)
     # Sums of integers are exact in any order, so every device makes the same key.
@@ -27,7 +27,7 @@ def uniform(
     keys: Int64[Tensor, " slot"], counters: Int64[Tensor, " slot"], size: int, *, lane: int = 0
 ) -> Float[Tensor, "slot size"]:
     """Return numbers in [0, 1), float64, drawn for each key and counter; `lane` tells apart what one step draws."""
-    stream = _mixed(_mixed(keys + lane * _GOLDEN) + counters)
+    stream = _mixed(_mixed(keys + _signed(lane * _GOLDEN)) + counters)
     places = torch.arange(1, size + 1, device=keys.device) * _GOLDEN
     bits = _mixed(stream[:, None] + places)
     return _shifted(bits, 64 - _BITS).double() / 2**_BITS
@@ -52,3 +52,8 @@ def _mixed(values: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
 def _shifted(values: Int64[Tensor, "..."], by: int) -> Int64[Tensor, "..."]:
     """Return the unsigned 64-bit words `values` shifted right."""
     return (values >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(number: int) -> int:
+    """Return the 64-bit word, as torch holds it, of an integer of any size."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
