@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mixbench.attacks.fast.projection import project_l2, project_linf
-from mixbench.attacks.fast.search import Images, Network, PerSlot, Slots, input_gradient, margins
+from mixbench.attacks.fast.search import Images, Network, PerSlot, Slots, assign, margins, pulled_back
 from mixbench.attacks.protocol import Passes
 from mixbench.errors import InvalidInputError
 from mixbench.threat_model import Norm
@@ -65,7 +65,11 @@ class Fab:
 
     def budget(self, num_classes: int) -> int:
         """Return the steps towards all targets."""
-        return min(self.targets, num_classes - 1) * self.iterations
+        return self.runs(num_classes) * self.iterations
+
+    def runs(self, num_classes: int) -> int:
+        """Return how many classes are aimed at."""
+        return min(self.targets, num_classes - 1)
 
     def start(
         self,
@@ -86,7 +90,7 @@ class Fab:
             steps=torch.zeros_like(labels),
             candidate=images,
             margin=torch.full_like(eps, torch.inf),
-            targets=others.topk(min(self.targets, clean_logits.shape[1] - 1), dim=1).indices,
+            targets=others.topk(self.runs(clean_logits.shape[1]), dim=1).indices,
             iterate=images,
         )
 
@@ -107,13 +111,13 @@ class Fab:
     def _move(self, network: Network, slots: FabSlots, iterate: Images) -> Images:
         """Return the iterates moved past the linearised boundary, drawn a little to where the clean image meets it."""
         aim = (slots.steps // self.iterations).clamp_(max=slots.targets.shape[1] - 1)
-        pair = torch.stack([slots.targets.gather(1, aim[:, None]).squeeze(1), slots.labels], dim=1)
+        target, label = slots.targets.gather(1, aim[:, None]), slots.labels[:, None]
 
-        def lead(logits: Float[Tensor, "slot logit"]) -> PerSlot:
-            target, label = logits.gather(1, pair).unbind(1)
-            return target - label
+        def lead(logits: Float[Tensor, "slot logit"]) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
+            slopes = torch.zeros_like(logits).scatter_(1, target, 1).scatter_(1, label, -1)
+            return (logits.gather(1, target) - logits.gather(1, label)).squeeze(1), slopes
 
-        _, gaps, gradient = input_gradient(network, iterate, lead)
+        _, gaps, gradient = pulled_back(network, iterate, lead)
         # Half precision may overflow, which must not spoil the iterate for good.
         gaps, normals = gaps.nan_to_num(0, 0, 0), gradient.flatten(1).nan_to_num(0, 0, 0)
         points = torch.stack([iterate, slots.images]).flatten(2)
@@ -126,8 +130,9 @@ class Fab:
         return torch.lerp(ends[0], ends[1], bias[:, None]).clamp_(0, 1).view_as(iterate)
 
     def _sizes(self, perturbations: Float[Tensor, "*row coordinate"]) -> Float[Tensor, "*row"]:
-        order = torch.inf if self.norm is Norm.LINF else 2
-        return torch.linalg.vector_norm(perturbations, ord=order, dim=-1)
+        if self.norm is Norm.LINF:
+            return perturbations.abs().amax(-1)
+        return torch.linalg.vector_norm(perturbations, dim=-1)
 
 
 def _each(values: Tensor) -> Tensor:
