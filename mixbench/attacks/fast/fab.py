@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mixbench.attacks.fast.projection import project_l2, project_linf
-from mixbench.attacks.fast.search import Images, Network, PerSlot, Slots, assign, margins, pulled_back
+from mixbench.attacks.fast.search import Images, Network, PerSlot, Slots, margins, pulled_back
 from mixbench.attacks.protocol import Passes
 from mixbench.errors import InvalidInputError
 from mixbench.threat_model import Norm

@@ -1,23 +1,15 @@
 """The Square attack (arXiv 1912.00049): random windows, kept where they lower the margin; it sees no gradient."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from mixbench.attacks.fast.search import Images, Network, PerSlot, Slots, margins
-from mixbench.attacks.fast.square_l2 import SquareL2Slots, l2_image, start_l2
-from mixbench.attacks.fast.square_windows import (
-    SquareSlots,
-    as_plan,
-    as_signs,
-    draw_corners,
-    draw_queries,
-    draw_start,
-    window_masks,
-    window_sides,
-)
+from mixbench.attacks.fast.square_l2 import SquareL2Slots, l2_image, plan_l2, tiled
+from mixbench.attacks.fast.square_linf import linf_image, plan_linf, striped
+from mixbench.attacks.fast.square_windows import SquareSlots
 from mixbench.attacks.protocol import Passes
 from mixbench.errors import InvalidInputError
 from mixbench.threat_model import Norm
@@ -72,6 +64,7 @@ class Square:
         eps: PerSlot,
     ) -> SquareSlots:
         """Return the state of newly admitted examples; their candidate is the start, about which nobody asked yet."""
+        linf = self.norm is Norm.LINF
         slots = Slots(
             images=images,
             labels=labels,
@@ -79,36 +72,17 @@ class Square:
             clean_logits=clean_logits,
             eps=eps,
             steps=torch.zeros_like(labels),
-            candidate=images,
+            candidate=striped(images, keys, eps) if linf else tiled(images, keys, eps),
             margin=torch.full_like(eps, torch.inf),
         )
-        return _start_linf(slots, self.queries) if self.norm is Norm.LINF else start_l2(slots, self.queries)
+        if linf:
+            return SquareSlots(*slots.tensors(), plan=plan_linf(keys, images, self.queries))
+        plan, shapes = plan_l2(keys, images, self.queries)
+        return SquareL2Slots(*slots.tensors(), plan=plan, shapes=shapes)
 
     @torch.no_grad()
     def step(self, network: Network, slots: SquareSlots) -> None:
         """Ask about the candidate with a window changed."""
-        images = l2_image(slots) if isinstance(slots, SquareL2Slots) else _linf_image(slots)
+        images = l2_image(slots) if isinstance(slots, SquareL2Slots) else linf_image(slots)
         slots.consider(images, margins(network(images), slots.labels))
         slots.steps += 1
-
-
-def _start_linf(slots: Slots, queries: int) -> SquareSlots:
-    """Return slots whose candidates are vertical stripes, and the plan of their windows."""
-    channels, height, width = slots.images.shape[1:]
-    sides = torch.tensor(window_sides(queries, height, width, least=1), device=slots.images.device)
-    draws = [draw_queries(slots.keys, queries, number) for number in range(2 + channels)]
-    corners = [draw_corners(draws[axis], sides, extent) for axis, extent in enumerate((height, width))]
-    centres = [2 * corner + sides - 1 for corner in corners]
-    plan = as_plan([sides.expand_as(draws[0]), *centres, *map(as_signs, draws[2:])])
-    stripes = as_signs(draw_start(slots.keys, channels * width)).view(-1, channels, 1, width)
-    candidate = (slots.images + slots.eps[:, None, None, None] * stripes).clamp(0, 1)
-    kept = {field.name: getattr(slots, field.name) for field in fields(slots)}
-    return SquareSlots(**(kept | {"candidate": candidate}), plan=plan)
-
-
-def _linf_image(slots: SquareSlots) -> Images:
-    """Return the candidates with a window pushed to the faces of the ball, each channel to one of the two."""
-    query = slots.query()
-    (window,) = window_masks(query[:, None, 1:3], query[:, 0], *slots.images.shape[2:]).split(1, dim=1)
-    pushed = (slots.images + slots.eps[:, None, None, None] * slots.signs(query)).clamp_(0, 1)
-    return torch.where(window, pushed, slots.candidate)

@@ -1,9 +1,10 @@
 """The L2 version of the Square attack: the norm within one window moves to another, in a shape that falls off."""
 
-from dataclasses import dataclass, fields
+import itertools
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from mixbench.attacks.fast.search import Images, PerSlot, Slots
@@ -37,30 +38,46 @@ class SquareL2Slots(SquareSlots):
     shapes: Float[Tensor, "slot pixel"]
 
 
-def start_l2(slots: Slots, queries: int) -> SquareL2Slots:
-    """Return slots whose candidates are tiles of small shapes, and the plan of their windows."""
-    height, width = slots.images.shape[2:]
-    sides = window_sides(queries, height, width, least=_LEAST_SIDE, odd=True)
-    origins = {side: 0 for side in sorted(set(sides))}
-    pixels = [torch.zeros(1, dtype=torch.float64)]
-    for side in origins:
-        origins[side] = sum(map(len, pixels))
-        pixels.append(window_shape(side).flatten())
-    shapes = torch.cat(pixels).to(slots.images)
-    first = torch.tensor([origins[side] for side in sides], device=slots.images.device)
-    kept = {field.name: getattr(slots, field.name) for field in fields(slots)}
-    return SquareL2Slots(
-        **(kept | {"candidate": _start_images(slots)}),
-        plan=_plan(slots, torch.tensor(sides, device=slots.images.device), first),
-        shapes=shapes.expand(len(slots.images), -1),
-    )
+def tiled(images: Images, keys: Int64[Tensor, " slot"], eps: PerSlot) -> Images:
+    """Return the start: a grid of small shapes, each turned and signed at random, on the sphere around the images.
+
+    It may leave the box; the first step takes it back.
+    """
+    channels, height, width = images.shape[1:]
+    side = max(height // _TILES, 1)
+    edge = max(height - _TILES * side, 0) // 2
+    grid = (height // side, width // side)
+    draws = draw_start(keys, (1 + channels) * grid[0] * grid[1]).view(-1, 1 + channels, *grid, 1, 1)
+    shape = window_shape(side).to(images)
+    tiles = torch.where(draws[:, :1] < 1 / 2, shape.T, shape) * as_signs(draws[:, 1:])
+    joined = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, : height - edge, : width - edge]
+    perturbation = torch.zeros_like(images)
+    perturbation[:, :, edge : edge + joined.shape[2], edge : edge + joined.shape[3]] = joined
+    return images + perturbation * _each(eps / torch.linalg.vector_norm(perturbation.flatten(1), dim=1))
+
+
+def plan_l2(
+    keys: Int64[Tensor, " slot"], images: Images, queries: int
+) -> tuple[Int32[Tensor, "slot step number"], Float[Tensor, "slot pixel"]]:
+    """Return the windows and signs of all queries, and the shapes of all sides."""
+    channels, height, width = images.shape[1:]
+    sides, origins, shapes = _shapes(window_sides(queries, height, width, least=_LEAST_SIDE, odd=True), images)
+    draws = [draw_queries(keys, queries, number) for number in range(5 + channels)]
+    corners = [draw_corners(draws[axis], sides, extent) for axis, extent in enumerate((height, width, height, width))]
+    centres = [2 * corner + sides - 1 for corner in corners]
+    turned = draws[4] < 1 / 2
+    down, right = torch.where(turned, 1, sides), torch.where(turned, sides, 1)
+    origin = origins - down * corners[0] - right * corners[1]
+    plan = as_plan([sides.expand_as(origin), *centres, origin, down, right, *map(as_signs, draws[5:])])
+    return plan, shapes.expand(len(images), -1)
 
 
 def l2_image(slots: SquareL2Slots) -> Images:
     """Return the candidates with one window emptied and its norm, and what was unspent, given to another."""
     height, width = slots.images.shape[2:]
     query = slots.query()
-    receiving, emptied = window_masks(query[:, 1:5].unflatten(1, (2, 2)), query[:, 0], height, width).split(1, dim=1)
+    windows = window_masks(query[:, 1:5].unflatten(1, (2, 2)), query[:, 0], height, width)
+    receiving, emptied = windows.split(1, dim=1)
     perturbation = slots.candidate - slots.images
     within = perturbation * receiving
     budget = _budget(slots, perturbation, receiving | emptied)
@@ -72,7 +89,7 @@ def l2_image(slots: SquareL2Slots) -> Images:
 
 
 def window_shape(side: int) -> Float[Tensor, "side side"]:
-    """Return the shape of norm 1, float64: two opposite halves, each falling off in rings (section 4.2 of the paper)."""
+    """Return the shape of norm 1, float64: two opposite halves, each falling off in rings (section 4 of the paper)."""
     upper = side // 2
     shape = torch.cat([_half(upper, side), -_half(side - upper, side)])
     return shape / torch.linalg.vector_norm(shape)
@@ -88,50 +105,37 @@ def _half(height: int, width: int) -> Float[Tensor, "height width"]:
     return half / torch.linalg.vector_norm(half).clamp_min(_TINY)
 
 
-def _plan(slots: Slots, sides: Int64[Tensor, " query"], first: Int64[Tensor, " query"]) -> Tensor:
-    channels, height, width = slots.images.shape[1:]
-    draws = [draw_queries(slots.keys, len(sides), number) for number in range(5 + channels)]
-    corners = [draw_corners(draws[axis], sides, extent) for axis, extent in enumerate((height, width, height, width))]
-    turned = draws[4] < 1 / 2
-    down, right = torch.where(turned, 1, sides), torch.where(turned, sides, 1)
-    origins = first - down * corners[0] - right * corners[1]
-    centres = [2 * corner + sides - 1 for corner in corners]
-    return as_plan([sides.expand_as(origins), *centres, origins, down, right, *map(as_signs, draws[5:])])
+def _shapes(
+    sides: tuple[int, ...], images: Images
+) -> tuple[Int64[Tensor, " query"], Int64[Tensor, " query"], Float[Tensor, " pixel"]]:
+    """Return each query's side, where the shape of that side begins, and the pixels of all shapes after a 0."""
+    shapes = {side: window_shape(side).flatten() for side in sorted(set(sides))}
+    ends = itertools.accumulate((side * side for side in shapes), initial=1)
+    begins = dict(zip(shapes, ends, strict=False))
+    pixels = torch.cat([torch.zeros(1, dtype=torch.float64), *shapes.values()])
+    device = images.device
+    origins = torch.tensor([begins[side] for side in sides], device=device)
+    return torch.tensor(sides, device=device), origins, pixels.to(images)
 
 
-def _start_images(slots: Slots) -> Images:
-    """Return the images with a grid of small shapes, each turned and signed at random, on the sphere around them.
-
-    The first step takes them back into the box.
-    """
-    channels, height, width = slots.images.shape[1:]
-    side = height // _TILES
-    margin = (height - _TILES * side) // 2
-    grid = (height // side, width // side)
-    draws = draw_start(slots.keys, (1 + channels) * grid[0] * grid[1]).view(-1, 1 + channels, *grid, 1, 1)
-    shape = window_shape(side).to(slots.images)
-    tiles = torch.where(draws[:, :1] < 1 / 2, shape.T, shape) * as_signs(draws[:, 1:])
-    tiled = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)
-    perturbation = torch.zeros_like(slots.images)
-    inner = perturbation[:, :, margin:, margin:]
-    rows, columns = min(inner.shape[2], tiled.shape[2]), min(inner.shape[3], tiled.shape[3])
-    inner[:, :, :rows, :columns] = tiled[:, :, :rows, :columns]
-    return slots.images + perturbation * _each(slots.eps / torch.linalg.vector_norm(perturbation.flatten(1), dim=1))
-
-
-def _budget(slots: Slots, perturbation: Images, windows: Tensor) -> Float[Tensor, "slot channel 1 1"]:
+def _budget(
+    slots: Slots, perturbation: Images, windows: Bool[Tensor, "slot 1 height width"]
+) -> Float[Tensor, "slot channel 1 1"]:
     """Return the norm that each channel of the receiving window gets."""
     squares = perturbation * perturbation
     unspent = (slots.eps * slots.eps - squares.sum((1, 2, 3))).clamp_min_(0) / squares.shape[1]
     return (_each(unspent) + (squares * windows).sum((2, 3), keepdim=True)).sqrt_()
 
 
-def _shape(slots: SquareL2Slots, query: Int64[Tensor, "slot number"], window: Tensor) -> Images:
-    height, width = slots.images.shape[2:]
-    origins, down, right = query[:, 5:8, None, None].unbind(1)
+def _shape(
+    slots: SquareL2Slots, query: Int32[Tensor, "slot number"], window: Bool[Tensor, "slot 1 height width"]
+) -> Float[Tensor, "slot 1 height width"]:
+    """Return the shape of the query's side in its place, and 0 around it."""
+    height, width = window.shape[2:]
+    origin, down, right = query[:, 5:8, None, None].long().unbind(1)
     rows, columns = (torch.arange(extent, device=query.device) for extent in (height, width))
-    pixels = (origins + down * rows[:, None] + right * columns).masked_fill_(~window.squeeze(1), 0)
-    return slots.shapes.gather(1, pixels.flatten(1)).view(-1, 1, height, width)
+    pixels = (origin + down * rows[:, None] + right * columns).masked_fill_(~window.squeeze(1), 0)
+    return slots.shapes.gather(1, pixels.flatten(1)).view_as(window)
 
 
 def _on_sphere(slots: Slots, perturbation: Images) -> Images:

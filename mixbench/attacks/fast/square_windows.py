@@ -26,12 +26,12 @@ class SquareSlots(Slots):
 
     plan: Int32[Tensor, "slot step number"]
 
-    def query(self) -> Int64[Tensor, "slot number"]:
+    def query(self) -> Int32[Tensor, "slot number"]:
         """Return the plan of the step that each slot is at."""
         step = self.steps.clamp(max=self.plan.shape[1] - 1)
-        return self.plan.gather(1, step[:, None, None].expand(-1, 1, self.plan.shape[2])).squeeze(1).long()
+        return self.plan.gather(1, step[:, None, None].expand(-1, 1, self.plan.shape[2])).squeeze(1)
 
-    def signs(self, query: Int64[Tensor, "slot number"]) -> Int64[Tensor, "slot channel 1 1"]:
+    def signs(self, query: Int32[Tensor, "slot number"]) -> Int32[Tensor, "slot channel 1 1"]:
         """Return the signs of a query."""
         return query[:, -self.images.shape[1] :, None, None]
 
@@ -80,7 +80,7 @@ def as_plan(columns: list[Int64[Tensor, "slot query"]]) -> Int32[Tensor, "slot s
 
 
 def window_masks(
-    centres: Int64[Tensor, "slot window 2"], sides: Int64[Tensor, " slot"], height: int, width: int
+    centres: Int32[Tensor, "slot window 2"], sides: Int32[Tensor, " slot"], height: int, width: int
 ) -> Bool[Tensor, "slot window height width"]:
     """Return what lies in each window, given twice the row and twice the column of its centre."""
     places = torch.arange(0, 2 * max(height, width), 2, device=centres.device)
