@@ -1,0 +1,59 @@
+"""What the tests of the searches share: a loop in place of the engine, and networks that treat each row by itself."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixbench.attacks.fast.search import Network, S, Search
+from mixbench.attacks.fast.streams import example_keys
+from mixbench.datasets import load_examples
+from mixbench.models import load_model
+from tests.models_for_tests import as_floats
+
+
+def started(search: Search[S], network: Network, images: Tensor, labels: Tensor, eps: Tensor, *, seed: int = 0) -> S:
+    """Return slots of their own memory."""
+    with torch.no_grad():
+        clean_logits = network(images)
+    return search.start(images, labels, example_keys(images, labels, seed=seed), clean_logits, eps).copied()
+
+
+def finished(search: Search[S], network: Network, images: Tensor, labels: Tensor, eps: Tensor, *, seed: int = 0) -> S:
+    """Return the slots after the whole budget: those of margin below 0 are broken."""
+    slots = started(search, network, images, labels, eps, seed=seed)
+    for _ in range(search.budget(slots.clean_logits.shape[1])):
+        search.step(network, slots)
+    return slots
+
+
+def row_network(image_size: tuple[int, int, int], *, seed: int = 0, num_classes: int = 5) -> Network:
+    """Return a smooth network whose output for a row has the same bits in any batch."""
+    generator = torch.Generator().manual_seed(seed)
+    inner, outer = (torch.randn(16, *size, generator=generator) for size in (image_size, (num_classes,)))
+
+    def network(images: Tensor) -> Tensor:
+        hidden = torch.tanh(((images[:, None] - 0.5) * inner).flatten(2).sum(2) / 4)
+        return (hidden[:, :, None] * outer).sum(1)
+
+    return network
+
+
+def random_images(n: int, image_size: tuple[int, int, int], *, seed: int = 0) -> Tensor:
+    """Return images of which a third of the pixels are black or white, as in real ones."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    levels = generator.integers(0, 256, (n, *image_size), dtype=np.uint8)
+    levels[generator.random(levels.shape) < 1 / 6] = 0
+    levels[generator.random(levels.shape) < 1 / 6] = 255
+    return as_floats(levels)
+
+
+def zoo_digits(cache_dir: Path, *, n: int = 48) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return a model of the zoo and the digits that it classifies correctly, of `n`, with their classes."""
+    model = load_model("convmixer_frozen.digits").module.eval().requires_grad_(requires_grad=False)
+    examples = load_examples("digits", data_dir=None, cache_dir=cache_dir, n_examples=n, seed=0)
+    images, labels = as_floats(examples.images), torch.from_numpy(examples.labels)
+    with torch.no_grad():
+        right = model(images).argmax(1) == labels
+    return model, images[right], labels[right]
