@@ -112,12 +112,7 @@ class Fab:
         """Return the iterates moved past the linearised boundary, drawn a little to where the clean image meets it."""
         aim = (slots.steps // self.iterations).clamp_(max=slots.targets.shape[1] - 1)
         target, label = slots.targets.gather(1, aim[:, None]), slots.labels[:, None]
-
-        def lead(logits: Float[Tensor, "slot logit"]) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
-            slopes = torch.zeros_like(logits).scatter_(1, target, 1).scatter_(1, label, -1)
-            return (logits.gather(1, target) - logits.gather(1, label)).squeeze(1), slopes
-
-        _, gaps, gradient = pulled_back(network, iterate, lead)
+        _, gaps, gradient = pulled_back(network, iterate, lambda logits: _lead(logits, target, label))
         # Half precision may overflow, which must not spoil the iterate for good.
         gaps, normals = gaps.nan_to_num(0, 0, 0), gradient.flatten(1).nan_to_num(0, 0, 0)
         points = torch.stack([iterate, slots.images]).flatten(2)
@@ -133,6 +128,14 @@ class Fab:
         if self.norm is Norm.LINF:
             return perturbations.abs().amax(-1)
         return torch.linalg.vector_norm(perturbations, dim=-1)
+
+
+def _lead(
+    logits: Float[Tensor, "slot logit"], target: Int64[Tensor, "slot 1"], label: Int64[Tensor, "slot 1"]
+) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
+    """Return by how much the target leads the label, and the slopes of that."""
+    slopes = torch.zeros_like(logits).scatter_(1, target, 1).scatter_(1, label, -1)
+    return (logits.gather(1, target) - logits.gather(1, label)).squeeze(1), slopes
 
 
 def _each(values: Tensor) -> Tensor:

@@ -23,10 +23,9 @@ def project_linf(points: Points, normals: Points, gaps: PerRow) -> Points:
     `gaps` is the value of each hyperplane's equation at its point: normal . point - offset. Where the box does not
     reach the hyperplane, the perturbation leads as near to it as the box allows.
     """
-    pulls = normals.abs()
-    rooms = _rooms(points, normals, gaps)
-    multipliers = _multipliers(pulls, pulls * rooms, rooms, gaps.abs())
-    return _directed(torch.minimum(multipliers.unsqueeze(-1), rooms), normals, gaps)
+    pulls, directions, rooms = _directed(points, normals, gaps)
+    multipliers = _multipliers(pulls, pulls * rooms, rooms, gaps.abs().unsqueeze(-1))
+    return torch.minimum(multipliers, rooms).mul_(directions)
 
 
 def project_l2(points: Points, normals: Points, gaps: PerRow) -> Points:
@@ -34,34 +33,30 @@ def project_l2(points: Points, normals: Points, gaps: PerRow) -> Points:
 
     As `project_linf`.
     """
-    pulls = normals.abs()
-    rooms = _rooms(points, normals, gaps)
-    multipliers = _multipliers(pulls * pulls, pulls * rooms, rooms / pulls, gaps.abs())
-    return _directed(torch.minimum(multipliers.unsqueeze(-1) * pulls, rooms), normals, gaps)
+    pulls, directions, rooms = _directed(points, normals, gaps)
+    multipliers = _multipliers(pulls * pulls, pulls * rooms, rooms / pulls, gaps.abs().unsqueeze(-1))
+    return torch.minimum(multipliers * pulls, rooms).mul_(directions)
 
 
-def _rooms(points: Points, normals: Points, gaps: PerRow) -> Points:
-    """Return how far each coordinate can move towards the hyperplane."""
-    return torch.where((normals < 0) == (gaps.unsqueeze(-1) < 0), points, 1 - points)
+def _directed(points: Points, normals: Points, gaps: PerRow) -> tuple[Points, Points, Points]:
+    """Return how strongly each coordinate acts on the gap, which way closes it (1, -1 or 0), and how far it can go."""
+    directions = (normals * gaps.sign().neg_().unsqueeze(-1)).sign_()
+    return normals.abs(), directions, torch.where(directions > 0, 1 - points, points)
 
 
 def _multipliers(rates: Points, caps: Points, ends: Points, distances: PerRow) -> PerRow:
-    """Return the m at which the coordinates together have come as far as `distances`.
+    """Return the m at which the coordinates together have come as far as `distances`; rows end in an axis of 1.
 
     A coordinate contributes rate * m up to m = end, and cap from there on.
     """
-    multipliers = distances / rates.sum(-1).clamp_min(_LEAST_SLOPE)
+    multipliers = distances / rates.sum(-1, keepdim=True).clamp_min_(_LEAST_SLOPE)
     for _ in range(_MOST_STEPS):
-        moving = ends > multipliers.unsqueeze(-1)
-        slopes = (rates * moving).sum(-1).clamp_min_(_LEAST_SLOPE)
-        missing = distances - caps.masked_fill(moving, 0).sum(-1)
+        moving = ends > multipliers
+        slopes = (rates * moving).sum(-1, keepdim=True).clamp_min_(_LEAST_SLOPE)
+        missing = distances - caps.masked_fill(moving, 0).sum(-1, keepdim=True)
         following = torch.maximum(multipliers, missing / slopes)
         # Rows at rest stay at rest: where looking is free, the rest of the steps is spared.
         if not following.is_cuda and torch.equal(following, multipliers):
             break
         multipliers = following
     return multipliers
-
-
-def _directed(lengths: Points, normals: Points, gaps: PerRow) -> Points:
-    return -lengths * normals.sign() * gaps.sign().unsqueeze(-1)

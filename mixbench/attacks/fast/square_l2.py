@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
@@ -88,6 +89,7 @@ def l2_image(slots: SquareL2Slots) -> Images:
     return _on_sphere(slots, moved)
 
 
+@cache
 def window_shape(side: int) -> Float[Tensor, "side side"]:
     """Return the shape of norm 1, float64: two opposite halves, each falling off in rings (section 4 of the paper)."""
     upper = side // 2

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
@@ -45,6 +46,7 @@ def window_share(query: int, queries: int) -> float:
     return _FIRST_SHARE / 2 ** sum(scaled > halving for halving in _HALVINGS)
 
 
+@cache
 def window_sides(queries: int, height: int, width: int, *, least: int, odd: bool = False) -> tuple[int, ...]:
     """Return the side of each query's window, at least `least` and at most the image's; `odd` rounds up to odd ones."""
     sides = (round(math.sqrt(window_share(query, queries) * height * width)) for query in range(queries))
