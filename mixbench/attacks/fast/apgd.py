@@ -144,10 +144,10 @@ class Apgd:
         begins = iteration == 0
         self._begin_runs(slots, begins)
         logits, losses, gradient = pulled_back(network, slots.iterate, lambda logits: self._loss(logits, slots))
-        # Half precision may overflow, which must not spoil the iterate for good.
+        # Half precision may overflow, which must not spoil the run for good.
         gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         slots.consider(slots.iterate, margins(logits, slots.labels))
-        improved = losses > slots.best_loss
+        improved = (losses > slots.best_loss) & (losses < torch.inf)
         for own, found in ((slots.best, slots.iterate), (slots.best_gradient, gradient), (slots.best_loss, losses)):
             assign(own, improved, found)
         halved = _check(slots, iteration, losses)

@@ -63,9 +63,9 @@ class Slots:
     def consider(self, images: Images, margins: PerSlot) -> None:
         """Make each of `images`, all within the threat model, the candidate where its margin is the least so far.
 
-        Where an image must not count, its margin is infinite.
+        Where an image must not count, its margin is infinite; half precision may overflow to either side.
         """
-        better = margins < self.margin
+        better = (margins < self.margin) & (margins > -torch.inf)
         assign(self.candidate, better, images)
         assign(self.margin, better, margins)
 
@@ -165,7 +165,7 @@ def pulled_back(
     images: Images,
     loss: Callable[[Float[Tensor, "slot logit"]], tuple[PerSlot, Float[Tensor, "slot logit"]]],
 ) -> tuple[Float[Tensor, "slot logit"], PerSlot, Images]:
-    """Return logits, losses, and the images' gradients for the slopes of the logits that `loss` returns beside these."""
+    """Return logits, losses, and the images' gradients for the slopes of the logits that `loss` names with them."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = network(leaf)
