@@ -59,12 +59,20 @@ class Engine:
             agrees with the judge, the largest disagreement for one in half precision. An example whose candidate was
             denied goes on being attacked, and is asked about again when its margin fell by another quarter of this.
         longest_stride: The most steps between two looks at an example.
+        graphs: Whether a CUDA device replays graphs; a network that lets the host wait cannot be captured.
     """
 
     def __init__(
-        self, network: Network, judge: Judge, *, slots: int = 512, suspicion: float = 0.0, longest_stride: int = 16
+        self,
+        network: Network,
+        judge: Judge,
+        *,
+        slots: int = 512,
+        suspicion: float = 0.0,
+        longest_stride: int = 16,
+        graphs: bool = True,
     ) -> None:
-        self.slots, self.suspicion, self.longest_stride = slots, suspicion, longest_stride
+        self.slots, self.suspicion, self.longest_stride, self.graphs = slots, suspicion, longest_stride, graphs
         self._network, self.judge = network, judge
         self._graphed: dict[Hashable, GraphedSteps[Any]] = {}
         self._pool: Any = None
@@ -91,7 +99,7 @@ class Engine:
 
     def steps(self, search: Search[S], slots: S) -> Steps[S]:
         """Return `search` under way on slots that begin as copies of `slots`."""
-        if not slots.images.is_cuda:
+        if not (self.graphs and slots.images.is_cuda):
             return PlainSteps(search, self._network, slots)
         key = (search, tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in slots.tensors()))
         if key in self._graphed:
@@ -140,7 +148,7 @@ class _Examples(Generic[S]):
         images = self.images[index]
         eps = torch.full((len(rows),), self.eps, dtype=images.dtype, device=images.device)
         slots = self.search.start(images, self.labels[index], self.keys[index], self.clean_logits[index], eps)
-        slots.steps.copy_(self.index(runs * self.length))
+        slots.steps = self.index(runs * self.length)
         return slots
 
     def index(self, rows: Int64[np.ndarray, " row"]) -> Int64[Tensor, " row"]:

@@ -10,10 +10,10 @@ from mixbench.attacks.fast.search import margins
 Network = Callable[[Tensor], Tensor]
 
 
-def rowwise_network(pixels: int, *, num_classes: int = 5, seed: int = 0) -> Network:
+def rowwise_network(pixels: int, *, num_classes: int = 5, device: str = "cpu") -> Network:
     """Return a small smooth network of products and sums along a row, with no matrix product that batches change."""
-    generator = torch.Generator().manual_seed(seed)
-    weights, offsets = torch.randn((2, num_classes, pixels), generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    weights, offsets = torch.randn((2, num_classes, pixels), generator=generator).to(device)
 
     def network(images: Tensor) -> Tensor:
         activations = torch.tanh((images.flatten(1)[:, None] - 0.5) * weights * 3 + offsets)
