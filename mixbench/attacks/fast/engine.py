@@ -147,9 +147,8 @@ class _Examples(Generic[S]):
         index = self.index(rows)
         images = self.images[index]
         eps = torch.full((len(rows),), self.eps, dtype=images.dtype, device=images.device)
-        slots = self.search.start(images, self.labels[index], self.keys[index], self.clean_logits[index], eps)
-        slots.steps = self.index(runs * self.length)
-        return slots
+        labels, keys, logits = self.labels[index], self.keys[index], self.clean_logits[index]
+        return self.search.start(images, labels, keys, logits, eps, run=self.index(runs))
 
     def index(self, rows: Int64[np.ndarray, " row"]) -> Int64[Tensor, " row"]:
         return torch.from_numpy(rows).to(self.images.device)

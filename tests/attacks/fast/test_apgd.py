@@ -37,7 +37,7 @@ def started(search: Apgd, network: Network, images: Tensor, labels: Tensor, eps:
     with torch.no_grad():
         logits = network(images)
     keys, radii = example_keys(images, labels, seed=0), torch.full((len(images),), eps, dtype=images.dtype)
-    return search.start(images, labels, keys, logits, radii).copied()
+    return search.start(images, labels, keys, logits, radii, run=torch.zeros_like(labels)).copied()
 
 
 def judge(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ def test_a_run_is_the_reference_s_run_from_the_same_start(
     slots = started(search, model, images, labels, eps)
     reference: Any = REFERENCES[loss](model, norm=norm.value, eps=eps, device="cpu")
     reference.init_hyperparam(images)
-    reference.y_target = slots.targets[:, 0]
-    best, robust, best_loss, _ = reference.attack_single_run(images, labels, x_init=search._random_starts(slots))
+    reference.y_target = slots.target
+    best, robust, best_loss, _ = reference.attack_single_run(images, labels, x_init=slots.iterate)
     under_way = PlainSteps(search, model, slots)
     under_way.advance(101)
     torch.testing.assert_close(under_way.slots.best_loss, best_loss, rtol=1e-8, atol=1e-10)
@@ -150,18 +150,19 @@ def test_a_trained_network_withstands_what_it_withstands_by_the_reference(
 
 @each_norm
 def test_targets_are_the_likeliest_classes_and_each_run_starts_elsewhere(norm: Norm) -> None:
-    model = linear_model(num_classes=12)
+    """Of equal logits the label's counts as the largest."""
     logits = torch.tensor([[3.0, 1.0, 2.0, *range(-9, 0)], [5.0, 5.0, 4.0, *range(-9, 0)]])
-    images, labels = IMAGES[:2], torch.tensor([0, 1])
-    search = Apgd(norm, "dlr-targeted", iterations=4)
-    slots = search.start(images, labels, labels, logits, torch.full((2,), 0.1)).copied()
-    assert slots.targets.tolist() == [[2, 1, 11, 10, 9, 8, 7, 6, 5], [0, 2, 11, 10, 9, 8, 7, 6, 5]]
-    starts: list[Tensor] = []
-    for step in range(search.budget(12)):
-        search.step(model, slots)
-        if step % 5 == 0:
-            starts.append(slots.previous.clone())
-    assert len(torch.stack(starts)[:, 0].unique(dim=0)) == 9
+    search, eps = Apgd(norm, "dlr-targeted"), torch.full((2,), 0.1)
+    targets, starts = [], []
+    for run in range(search.runs(12)):
+        slots = search.start(IMAGES[:2], torch.tensor([0, 1]), LABELS[:2], logits, eps, run=torch.full((2,), run))
+        targets.append(slots.target.tolist())
+        starts.append(slots.iterate)
+    assert targets == [[2, 0], [1, 2], *([number, number] for number in (11, 10, 9, 8, 7, 6, 5))]
+    assert len(torch.cat(starts).unique(dim=0)) == 18
+    order = {Norm.LINF: torch.inf, Norm.L2: 2}[norm]
+    sizes = torch.linalg.vector_norm((torch.stack(starts) - IMAGES[:2]).flatten(2), ord=order, dim=2)
+    torch.testing.assert_close(sizes, torch.full((9, 2), 0.1))
 
 
 @pytest.mark.parametrize(
@@ -188,11 +189,11 @@ def test_step_sizes_are_checked_when_the_paper_says(iterations: int, checks: lis
 
 def test_slopes_are_those_of_the_losses_up_to_a_factor() -> None:
     logits = torch.randn((200, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    labels, targets = torch.arange(200) % 6, (torch.arange(200)[:, None] + 1 + torch.arange(200)[:, None] % 5) % 6
+    labels, targets = torch.arange(200) % 6, (torch.arange(200) + 1 + torch.arange(200) % 5) % 6
 
     def dlr(logits: Tensor) -> Tensor:
         ordered = logits.sort(dim=1, descending=True).values
-        gap = (logits.gather(1, targets) - logits.gather(1, labels[:, None])).squeeze(1)
+        gap = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1)
         return gap / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
 
     for (found, slopes), expected in (

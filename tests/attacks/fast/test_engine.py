@@ -43,9 +43,9 @@ def attacked(
 
 @dataclass(frozen=True)
 class Scripted:
-    """A search that finds what the script says: an example's candidate turns up in one of its steps, counted from 1.
+    """A search that finds what the script says: in which step an example's candidate turns up.
 
-    The script is the image's first pixel times 10,000.
+    Steps are counted from 1 over all runs. The script is the image's first pixel times 10,000.
     """
 
     length: int
@@ -60,14 +60,18 @@ class Scripted:
         del num_classes
         return self.parts
 
-    def start(self, images: Tensor, labels: Tensor, keys: Tensor, clean_logits: Tensor, eps: Tensor) -> Slots:
+    def start(
+        self, images: Tensor, labels: Tensor, keys: Tensor, clean_logits: Tensor, eps: Tensor, *, run: Tensor
+    ) -> Slots:
         infinite = torch.full_like(eps, torch.inf)
-        return Slots(images, labels, keys, clean_logits, eps, torch.zeros_like(labels), images, infinite)
+        # The clean logits are free to say at which step of the script the run begins.
+        begin = (run * self.length).float()[:, None].expand_as(clean_logits)
+        return Slots(images, labels, keys, begin, eps, torch.zeros_like(labels), images, infinite)
 
     def step(self, network: Network, slots: Slots) -> None:
         del network
         slots.steps += 1
-        found = slots.steps == scripts_of(slots.images)
+        found = slots.steps + slots.clean_logits[:, 0] == scripts_of(slots.images)
         slots.consider(slots.images + 0.5, torch.where(found, -1.0, torch.inf))
 
 
