@@ -175,8 +175,8 @@ class _Attack(Generic[S]):
         if len(self._examples):
             seats, under_way = self._begin()
             while seats.busy.any():
-                self._advance(seats, under_way)
-                seats, under_way = self._reseat(seats, under_way)
+                if self._advance(seats, under_way):
+                    seats, under_way = self._reseat(seats, under_way)
         asked, passes = int(self._asked.sum()), self._examples.search.passes
         return Outcome(
             adversarial=self._adversarial,
@@ -195,8 +195,8 @@ class _Attack(Generic[S]):
         seats.seat(np.arange(len(first)), first, runs)
         return seats, engine.steps(examples.search, examples.started(_padded(first, width), _padded(runs, width)))
 
-    def _advance(self, seats: Seats, under_way: Steps[S]) -> None:
-        """Make the steps until the next look, look, and let those go whose verdict is known."""
+    def _advance(self, seats: Seats, under_way: Steps[S]) -> bool:
+        """Make the steps until the next look and look; return whether that left any slots empty."""
         stride, busy, passes = seats.stride(), int(seats.busy.sum()), self._examples.search.passes
         under_way.advance(stride)
         due, last = seats.advance(stride)
@@ -207,7 +207,11 @@ class _Attack(Generic[S]):
         self._ask(asked, seats, under_way.slots)
         seats.asked[asked] = margins[asked]
         self._on_steps(busy * stride * passes.forwards + len(asked), busy * stride * passes.backwards)
-        self._dismiss(seats, last)
+        done = last | (seats.busy & self._broken[seats.examples])
+        if not done.any():
+            return False
+        self._dismiss(seats, done)
+        return True
 
     def _ask(self, asked: Int64[np.ndarray, " row"], seats: Seats, slots: S) -> None:
         """Show the judge the candidates of the slots `asked`, and keep those that it confirms."""
@@ -225,12 +229,11 @@ class _Attack(Generic[S]):
         kept = np.flatnonzero(confirmed)[first]
         self._adversarial[self._examples.index(broken)] = candidates[self._examples.index(kept)]
 
-    def _dismiss(self, seats: Seats, last: Bool[np.ndarray, " slot"]) -> None:
-        """Empty the slots of broken examples and of runs at their end; queue the other runs of those that resist."""
-        broken = seats.busy & self._broken[seats.examples]
-        done = broken | last
-        np.add.at(self._steps, seats.examples[done], seats.steps[done])
-        resisted = seats.examples[last & ~broken & (seats.runs == 0)]
+    def _dismiss(self, seats: Seats, done: Bool[np.ndarray, " slot"]) -> None:
+        """Empty slots; where an example resisted its first run, the others are to follow."""
+        examples = seats.examples[done]
+        np.add.at(self._steps, examples, seats.steps[done])
+        resisted = examples[(seats.runs[done] == 0) & ~self._broken[examples]]
         others = np.arange(1, self._examples.runs)
         more = np.stack([np.tile(resisted, len(others)), np.repeat(others, len(resisted))], axis=1)
         self._waiting = np.concatenate([self._waiting, more])

@@ -313,3 +313,36 @@ def test_a_network_that_is_undecided_is_judged_as_argmax_does() -> None:
 def test_no_examples_are_no_work() -> None:
     outcome = attacked(Engine(NETWORK, judged_by(NETWORK)), Apgd(Norm.LINF, "ce"), [])
     assert (len(outcome.broken), len(outcome.adversarial), outcome.confirmations) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "examples", "width"),
+    [
+        ("cpu", 1, 8),
+        ("cpu", 8, 8),
+        ("cpu", 41, 48),
+        ("cpu", 1000, 100),
+        ("cuda", 1, 16),
+        ("cuda", 16, 16),
+        ("cuda", 17, 32),
+        ("cuda", 65, 100),
+        ("cuda", 1000, 100),
+    ],
+)
+def test_the_width_holds_the_examples_if_it_may(device: str, examples: int, width: int) -> None:
+    engine = Engine(NETWORK, judged_by(NETWORK), slots=100)
+    assert engine.width(examples, torch.device(device)) == width
+
+
+def test_few_stubborn_examples_fill_many_slots() -> None:
+    """The runs after the first go side by side: 40 steps of one run twice over, not 40 for each of five runs."""
+    widths: list[int] = []
+
+    class Watching(Scripted):
+        def step(self, network: Network, slots: Slots) -> None:
+            widths.append(len(slots.labels))
+            super().step(network, slots)
+
+    outcome, _ = run_script([NEVER] * 6, Watching(40, parts=5), slots=64)
+    assert widths == [8] * 40 + [24] * 40
+    assert outcome.backwards.tolist() == [2 * 200] * 6
