@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mixbench.attacks.fast.losses import cross_entropy, targeted_dlr
 from mixbench.attacks.fast.search import (
     Images,
     Network,
@@ -176,38 +177,10 @@ class Apgd:
     ) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
         """Return the losses and multiples of their slopes, so large that half precision does not lose them."""
         if self.loss == "ce":
-            losses, slopes = _cross_entropy(logits, slots.labels)
+            losses, slopes = cross_entropy(logits, slots.labels)
         else:
-            losses, slopes = _targeted_dlr(logits, slots.labels, slots.target)
+            losses, slopes = targeted_dlr(logits, slots.labels, slots.target)
         return losses, unit_slopes(slopes)
-
-
-def _cross_entropy(
-    logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"]
-) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
-    """Return the cross-entropies and their slopes."""
-    logarithms = logits.log_softmax(1)
-    true = labels[:, None]
-    slopes = logarithms.exp()
-    # Not p - 1, which rounds to nothing where the network is sure: the other classes' probabilities are exact.
-    slopes.scatter_(1, true, 0)
-    slopes.scatter_(1, true, -slopes.sum(1, keepdim=True))
-    return -logarithms.gather(1, true).squeeze(1), slopes
-
-
-def _targeted_dlr(
-    logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"], target: Int64[Tensor, " slot"]
-) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
-    """Return the targeted DLR losses and their slopes times the loss's denominator, which is above 0."""
-    sorted_, order = logits.topk(4, dim=1)
-    true, aim = labels[:, None], target[:, None]
-    denominator = sorted_[:, :1] - (sorted_[:, 2:3] + sorted_[:, 3:]) / 2 + _TINY
-    losses = (logits.gather(1, aim) - logits.gather(1, true)) / denominator
-    slopes = torch.zeros_like(logits)
-    one = torch.ones_like(losses)
-    index = torch.cat([aim, true, order[:, :1], order[:, 2:]], dim=1)
-    slopes.scatter_add_(1, index, torch.cat([one, -one, -losses, losses / 2, losses / 2], dim=1))
-    return losses.squeeze(1), slopes
 
 
 def _windows(iterations: int) -> list[int]:
