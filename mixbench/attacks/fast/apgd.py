@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mixbench.attacks.fast.losses import cross_entropy, targeted_dlr
 from mixbench.attacks.fast.search import (
     Images,
     Network,
@@ -34,7 +35,7 @@ class ApgdSlots(Slots):
     """What a run of Auto-PGD remembers; "since the check" means since the last one of the step size.
 
     Attributes:
-        targets: The classes aimed at, one after the other.
+        target: The class aimed at.
         windows: For each iteration, how many iterations the check after it looks back on; 0 where there is none.
         iterate: The image to be asked about next.
         previous: The iterate before it, from which the momentum is taken.
@@ -48,7 +49,7 @@ class ApgdSlots(Slots):
         step_size: In the norm of the threat model.
     """
 
-    targets: Int64[Tensor, "slot target"]
+    target: Int64[Tensor, " slot"]
     windows: Int64[Tensor, "slot iteration"]
     iterate: Images
     previous: Images
@@ -96,7 +97,7 @@ class Apgd:
         return Passes(1, 1)
 
     def budget(self, num_classes: int) -> int:
-        """Return the steps of all runs: each begins with one for its start."""
+        """Return the steps of all runs: each has one for its start."""
         return self.runs(num_classes) * (self.iterations + 1)
 
     def runs(self, num_classes: int) -> int:
@@ -110,10 +111,12 @@ class Apgd:
         keys: Int64[Tensor, " slot"],
         clean_logits: Float[Tensor, "slot logit"],
         eps: PerSlot,
+        *,
+        run: Int64[Tensor, " slot"],
     ) -> ApgdSlots:
-        """Return the state of newly admitted examples; the first step draws their random starts."""
-        windows = torch.tensor(_windows(self.iterations), device=images.device)
-        zero = torch.zeros_like(eps)
+        """Return the state of newly admitted examples, whose first iterate is drawn at random."""
+        iterate = self._random_starts(images, keys, eps, run)
+        zero, infinite = torch.zeros_like(eps), torch.full_like(eps, torch.inf)
         return ApgdSlots(
             images=images,
             labels=labels,
@@ -122,101 +125,62 @@ class Apgd:
             eps=eps,
             steps=torch.zeros_like(labels),
             candidate=images,
-            margin=torch.full_like(eps, torch.inf),
-            targets=_likeliest(clean_logits, labels)[:, : self.runs(clean_logits.shape[1])],
-            windows=windows.expand(len(images), -1),
-            iterate=images,
-            previous=images,
-            best=images,
+            margin=infinite,
+            target=_likeliest(clean_logits, labels).gather(1, run[:, None]).squeeze(1),
+            windows=torch.tensor(_windows(self.iterations), device=images.device).expand(len(images), -1),
+            iterate=iterate,
+            previous=iterate,
+            best=iterate,
             best_gradient=torch.zeros_like(images),
-            best_loss=zero,
+            best_loss=-infinite,
             checked_loss=zero,
-            last_loss=zero,
+            last_loss=infinite,
             rises=zero,
+            # There is nothing yet that the first check could find unimproved.
             halved=torch.ones_like(labels, dtype=torch.bool),
-            step_size=zero,
+            step_size=2 * eps,
         )
 
     @torch.no_grad()
     def step(self, network: Network, slots: ApgdSlots) -> None:
         """Ask about the iterate, judge the step size where a check is due, and move on."""
-        iteration = slots.steps % (self.iterations + 1)
-        begins = iteration == 0
-        self._begin_runs(slots, begins)
         logits, losses, gradient = pulled_back(network, slots.iterate, lambda logits: self._loss(logits, slots))
-        # Half precision may overflow, which must not spoil the iterate for good.
+        # Half precision may overflow, which must not spoil the run for good.
         gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         slots.consider(slots.iterate, margins(logits, slots.labels))
-        improved = losses > slots.best_loss
+        improved = (losses > slots.best_loss) & (losses < torch.inf)
         for own, found in ((slots.best, slots.iterate), (slots.best_gradient, gradient), (slots.best_loss, losses)):
             assign(own, improved, found)
-        halved = _check(slots, iteration, losses)
+        halved = _check(slots, losses)
         assign(slots.iterate, halved, slots.best)
         assign(gradient, halved, slots.best_gradient)
         move = _linf_move if self.norm is Norm.LINF else _l2_move
-        following = move(slots, gradient, first=begins)
+        following = move(slots, gradient)
         slots.previous.copy_(slots.iterate)
         slots.iterate.copy_(following)
         slots.steps += 1
 
-    def _begin_runs(self, slots: ApgdSlots, begins: Bool[Tensor, " slot"]) -> None:
-        if nowhere(begins):
-            return
-        start = self._random_starts(slots)
-        assign(slots.iterate, begins, start)
-        assign(slots.previous, begins, start)
-        assign(slots.best_loss, begins, -torch.inf)
-        assign(slots.halved, begins, 1.0)
-        assign(slots.step_size, begins, 2 * slots.eps)
-
-    def _random_starts(self, slots: ApgdSlots) -> Images:
-        images = slots.images
+    def _random_starts(
+        self, images: Images, keys: Int64[Tensor, " slot"], eps: PerSlot, run: Int64[Tensor, " slot"]
+    ) -> Images:
+        """Return images on the surface of the ball, cut to the box."""
         if self.norm is Norm.LINF:
-            noise = 2 * uniform(slots.keys, slots.steps, images[0].numel()) - 1
+            noise = 2 * uniform(keys, run, images[0].numel()) - 1
             noise /= noise.abs().amax(1, keepdim=True)
         else:
-            noise = normal(slots.keys, slots.steps, images[0].numel())
+            noise = normal(keys, run, images[0].numel())
             noise /= torch.linalg.vector_norm(noise, dim=1, keepdim=True)
-        return (images + _each(slots.eps) * noise.to(images.dtype).view_as(images)).clamp_(0, 1)
+        return (images + _each(eps) * noise.to(images.dtype).view_as(images)).clamp_(0, 1)
 
     def _loss(
         self, logits: Float[Tensor, "slot logit"], slots: ApgdSlots
     ) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
         """Return the losses and multiples of their slopes, so large that half precision does not lose them."""
         if self.loss == "ce":
-            losses, slopes = _cross_entropy(logits, slots.labels)
+            losses, slopes = cross_entropy(logits, slots.labels)
         else:
-            run = (slots.steps // (self.iterations + 1)).clamp(max=slots.targets.shape[1] - 1)
-            losses, slopes = _targeted_dlr(logits, slots.labels, slots.targets.gather(1, run[:, None]))
+            losses, slopes = targeted_dlr(logits, slots.labels, slots.target)
         return losses, unit_slopes(slopes)
-
-
-def _cross_entropy(
-    logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"]
-) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
-    """Return the cross-entropies and their slopes."""
-    logarithms = logits.log_softmax(1)
-    true = labels[:, None]
-    slopes = logarithms.exp()
-    # Not p - 1, which rounds to nothing where the network is sure: the other classes' probabilities are exact.
-    slopes.scatter_(1, true, 0)
-    slopes.scatter_(1, true, -slopes.sum(1, keepdim=True))
-    return -logarithms.gather(1, true).squeeze(1), slopes
-
-
-def _targeted_dlr(
-    logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot"], targets: Int64[Tensor, "slot 1"]
-) -> tuple[PerSlot, Float[Tensor, "slot logit"]]:
-    """Return the targeted DLR losses and their slopes times the loss's denominator, which is above 0."""
-    sorted_, order = logits.topk(4, dim=1)
-    true = labels[:, None]
-    denominator = sorted_[:, :1] - (sorted_[:, 2:3] + sorted_[:, 3:]) / 2 + _TINY
-    losses = (logits.gather(1, targets) - logits.gather(1, true)) / denominator
-    slopes = torch.zeros_like(logits)
-    one = torch.ones_like(losses)
-    index = torch.cat([targets, true, order[:, :1], order[:, 2:]], dim=1)
-    slopes.scatter_add_(1, index, torch.cat([one, -one, -losses, losses / 2, losses / 2], dim=1))
-    return losses.squeeze(1), slopes
 
 
 def _windows(iterations: int) -> list[int]:
@@ -237,40 +201,40 @@ def _likeliest(logits: Float[Tensor, "slot logit"], labels: Int64[Tensor, " slot
     return logits.scatter(1, labels[:, None], torch.inf).argsort(1, descending=True)[:, 1:]
 
 
-def _check(slots: ApgdSlots, iteration: Int64[Tensor, " slot"], losses: PerSlot) -> Bool[Tensor, " slot"]:
+def _check(slots: ApgdSlots, losses: PerSlot) -> Bool[Tensor, " slot"]:
     """Halve step sizes under which the loss stopped growing, where a check is due; return where that was."""
-    window = slots.windows.gather(1, iteration[:, None]).squeeze(1)
-    begins, due = iteration == 0, window > 0
     slots.rises += losses > slots.last_loss
     # The reference compares the first step's loss with 0, not with that of the start.
-    slots.last_loss.copy_(losses.masked_fill(begins, 0))
-    over = begins | due
-    if nowhere(over):
+    slots.last_loss.copy_(losses.masked_fill(slots.steps == 0, 0))
+    last = slots.windows.shape[1] - 1
+    window = slots.windows.gather(1, slots.steps.clamp(max=last)[:, None]).squeeze(1)
+    due = window > 0
+    if nowhere(due):
         return due
     stuck = ~slots.halved & (slots.checked_loss >= slots.best_loss)
     halved = due & ((slots.rises <= _RISES * window) | stuck)
     assign(slots.halved, due, halved)
-    assign(slots.checked_loss, over, slots.best_loss)
-    assign(slots.rises, over, 0.0)
+    assign(slots.checked_loss, due, slots.best_loss)
+    assign(slots.rises, due, 0.0)
     assign(slots.step_size, halved, slots.step_size / 2)
     return halved
 
 
-def _linf_move(slots: ApgdSlots, gradient: Images, *, first: Bool[Tensor, " slot"]) -> Images:
+def _linf_move(slots: ApgdSlots, gradient: Images) -> Images:
     low, high = ((slots.images + sign * _each(slots.eps)).clamp_(0, 1) for sign in (-1, 1))
     ahead = torch.clamp(slots.iterate + _each(slots.step_size) * gradient.sign(), low, high)
-    return torch.clamp(_with_momentum(slots, ahead, first), low, high)
+    return torch.clamp(_with_momentum(slots, ahead), low, high)
 
 
-def _l2_move(slots: ApgdSlots, gradient: Images, *, first: Bool[Tensor, " slot"]) -> Images:
+def _l2_move(slots: ApgdSlots, gradient: Images) -> Images:
     ahead = slots.iterate + _each(slots.step_size / (_sizes(gradient) + _TINY)) * gradient
     ahead = _in_ball(ahead, slots)
-    return _in_ball(_with_momentum(slots, ahead, first), slots)
+    return _in_ball(_with_momentum(slots, ahead), slots)
 
 
-def _with_momentum(slots: ApgdSlots, ahead: Images, first: Bool[Tensor, " slot"]) -> Images:
+def _with_momentum(slots: ApgdSlots, ahead: Images) -> Images:
     # Before the first step the iterate is its own predecessor.
-    share = torch.full_like(slots.eps, 1 - _MOMENTUM).masked_fill_(first, 1)
+    share = torch.full_like(slots.eps, 1 - _MOMENTUM).masked_fill_(slots.steps == 0, 1)
     moved = slots.iterate + (ahead - slots.iterate) * _each(share)
     return moved.add_(slots.iterate - slots.previous, alpha=_MOMENTUM)
 

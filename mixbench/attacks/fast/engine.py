@@ -59,12 +59,20 @@ class Engine:
             agrees with the judge, the largest disagreement for one in half precision. An example whose candidate was
             denied goes on being attacked, and is asked about again when its margin fell by another quarter of this.
         longest_stride: The most steps between two looks at an example.
+        graphs: Whether a CUDA device replays graphs; a network that lets the host wait cannot be captured.
     """
 
     def __init__(
-        self, network: Network, judge: Judge, *, slots: int = 512, suspicion: float = 0.0, longest_stride: int = 16
+        self,
+        network: Network,
+        judge: Judge,
+        *,
+        slots: int = 512,
+        suspicion: float = 0.0,
+        longest_stride: int = 16,
+        graphs: bool = True,
     ) -> None:
-        self.slots, self.suspicion, self.longest_stride = slots, suspicion, longest_stride
+        self.slots, self.suspicion, self.longest_stride, self.graphs = slots, suspicion, longest_stride, graphs
         self._network, self.judge = network, judge
         self._graphed: dict[Hashable, GraphedSteps[Any]] = {}
         self._pool: Any = None
@@ -91,7 +99,7 @@ class Engine:
 
     def steps(self, search: Search[S], slots: S) -> Steps[S]:
         """Return `search` under way on slots that begin as copies of `slots`."""
-        if not slots.images.is_cuda:
+        if not (self.graphs and slots.images.is_cuda):
             return PlainSteps(search, self._network, slots)
         key = (search, tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in slots.tensors()))
         if key in self._graphed:
@@ -139,9 +147,8 @@ class _Examples(Generic[S]):
         index = self.index(rows)
         images = self.images[index]
         eps = torch.full((len(rows),), self.eps, dtype=images.dtype, device=images.device)
-        slots = self.search.start(images, self.labels[index], self.keys[index], self.clean_logits[index], eps)
-        slots.steps.copy_(self.index(runs * self.length))
-        return slots
+        labels, keys, logits = self.labels[index], self.keys[index], self.clean_logits[index]
+        return self.search.start(images, labels, keys, logits, eps, run=self.index(runs))
 
     def index(self, rows: Int64[np.ndarray, " row"]) -> Int64[Tensor, " row"]:
         return torch.from_numpy(rows).to(self.images.device)
@@ -168,8 +175,8 @@ class _Attack(Generic[S]):
         if len(self._examples):
             seats, under_way = self._begin()
             while seats.busy.any():
-                self._advance(seats, under_way)
-                seats, under_way = self._reseat(seats, under_way)
+                if self._advance(seats, under_way):
+                    seats, under_way = self._reseat(seats, under_way)
         asked, passes = int(self._asked.sum()), self._examples.search.passes
         return Outcome(
             adversarial=self._adversarial,
@@ -188,8 +195,8 @@ class _Attack(Generic[S]):
         seats.seat(np.arange(len(first)), first, runs)
         return seats, engine.steps(examples.search, examples.started(_padded(first, width), _padded(runs, width)))
 
-    def _advance(self, seats: Seats, under_way: Steps[S]) -> None:
-        """Make the steps until the next look, look, and let those go whose verdict is known."""
+    def _advance(self, seats: Seats, under_way: Steps[S]) -> bool:
+        """Make the steps until the next look and look; return whether that left any slots empty."""
         stride, busy, passes = seats.stride(), int(seats.busy.sum()), self._examples.search.passes
         under_way.advance(stride)
         due, last = seats.advance(stride)
@@ -200,7 +207,11 @@ class _Attack(Generic[S]):
         self._ask(asked, seats, under_way.slots)
         seats.asked[asked] = margins[asked]
         self._on_steps(busy * stride * passes.forwards + len(asked), busy * stride * passes.backwards)
-        self._dismiss(seats, last)
+        done = last | (seats.busy & self._broken[seats.examples])
+        if not done.any():
+            return False
+        self._dismiss(seats, done)
+        return True
 
     def _ask(self, asked: Int64[np.ndarray, " row"], seats: Seats, slots: S) -> None:
         """Show the judge the candidates of the slots `asked`, and keep those that it confirms."""
@@ -218,12 +229,11 @@ class _Attack(Generic[S]):
         kept = np.flatnonzero(confirmed)[first]
         self._adversarial[self._examples.index(broken)] = candidates[self._examples.index(kept)]
 
-    def _dismiss(self, seats: Seats, last: Bool[np.ndarray, " slot"]) -> None:
-        """Empty the slots of broken examples and of runs at their end; queue the other runs of those that resist."""
-        broken = seats.busy & self._broken[seats.examples]
-        done = broken | last
-        np.add.at(self._steps, seats.examples[done], seats.steps[done])
-        resisted = seats.examples[last & ~broken & (seats.runs == 0)]
+    def _dismiss(self, seats: Seats, done: Bool[np.ndarray, " slot"]) -> None:
+        """Empty slots; where an example resisted its first run, the others are to follow."""
+        examples = seats.examples[done]
+        np.add.at(self._steps, examples, seats.steps[done])
+        resisted = examples[(seats.runs[done] == 0) & ~self._broken[examples]]
         others = np.arange(1, self._examples.runs)
         more = np.stack([np.tile(resisted, len(others)), np.repeat(others, len(resisted))], axis=1)
         self._waiting = np.concatenate([self._waiting, more])

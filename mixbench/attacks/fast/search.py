@@ -29,7 +29,7 @@ class Slots:
         keys: What the random stream of each example is drawn from; it depends on the seed and the example alone.
         clean_logits: The float32 model's logits of the clean images.
         eps: Radius of the threat model.
-        steps: Steps made since the example was admitted.
+        steps: Steps made since the example was admitted, that is of its run.
         candidate: The image of least margin seen so far among those within the threat model.
         margin: Its margin by the network: the true class's logit minus the largest other one; infinite before any.
     """
@@ -63,9 +63,9 @@ class Slots:
     def consider(self, images: Images, margins: PerSlot) -> None:
         """Make each of `images`, all within the threat model, the candidate where its margin is the least so far.
 
-        Where an image must not count, its margin is infinite.
+        Where an image must not count, its margin is infinite; half precision may overflow to either side.
         """
-        better = margins < self.margin
+        better = (margins < self.margin) & (margins > -torch.inf)
         assign(self.candidate, better, images)
         assign(self.margin, better, margins)
 
@@ -86,9 +86,9 @@ class Search(Protocol[S]):
         ...
 
     def runs(self, num_classes: int) -> int:
-        """Return into how many parts of equal length the budget falls that know nothing of each other.
+        """Return into how many runs of equal length the budget falls; each knows nothing of the others.
 
-        Each part may run in a slot of its own, from a new start whose `steps` are set to the part's first.
+        So the runs of one example may take slots of their own, side by side.
         """
         ...
 
@@ -104,8 +104,10 @@ class Search(Protocol[S]):
         keys: Int64[Tensor, " slot"],
         clean_logits: Float[Tensor, "slot logit"],
         eps: PerSlot,
+        *,
+        run: Int64[Tensor, " slot"],
     ) -> S:
-        """Return the state of newly admitted examples, however many, without asking the network.
+        """Return the state at the beginning of the given run of newly admitted examples, without asking the network.
 
         Its tensors may share memory: whoever steps it copies it first.
         """
@@ -115,7 +117,7 @@ class Search(Protocol[S]):
         """Move every slot by one step of its own, in place.
 
         Shapes never change, no tensor is replaced, nothing is read by the host and no global generator is used, so
-        that a CUDA graph can replay it; rows do not see each other. Slots past their budget may do anything finite.
+        that a CUDA graph can replay it; rows do not see each other. Slots past their run may do anything finite.
         """
         ...
 
@@ -165,7 +167,7 @@ def pulled_back(
     images: Images,
     loss: Callable[[Float[Tensor, "slot logit"]], tuple[PerSlot, Float[Tensor, "slot logit"]]],
 ) -> tuple[Float[Tensor, "slot logit"], PerSlot, Images]:
-    """Return logits, losses, and the images' gradients for the slopes of the logits that `loss` returns beside these."""
+    """Return logits, losses, and the images' gradients for the slopes of the logits that `loss` names with them."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = network(leaf)

@@ -31,6 +31,7 @@ class Seats:
         self.runs: Int64[np.ndarray, " slot"] = np.zeros(width, dtype=np.int64)
         self.steps: Int64[np.ndarray, " slot"] = np.zeros(width, dtype=np.int64)
         self.asked: Float64[np.ndarray, " slot"] = np.full(width, np.inf)
+        self._looks: Int64[np.ndarray, " slot"] = np.zeros(width, dtype=np.int64)
 
     @property
     def busy(self) -> Bool[np.ndarray, " slot"]:
@@ -39,13 +40,13 @@ class Seats:
 
     def stride(self) -> int:
         """Return the steps until the first look that is due."""
-        return int((self._next_looks() - self.steps)[self.busy].min())
+        return int((self._looks - self.steps)[self.busy].min())
 
     def advance(self, stride: int) -> tuple[Bool[np.ndarray, " slot"], Bool[np.ndarray, " slot"]]:
         """Note `stride` steps; return which slots are to be looked at, and which of them for the last time."""
-        looks = self._next_looks()
         self.steps += stride
-        due = self.busy & (self.steps == looks)
+        due = self.busy & (self.steps == self._looks)
+        self._looks[due] = self._next_looks(self.steps[due])
         return due, due & (self.steps == self._length)
 
     def seat(
@@ -53,6 +54,7 @@ class Seats:
     ) -> None:
         """Put examples into slots, each at the beginning of a run."""
         self.examples[slots], self.runs[slots], self.steps[slots], self.asked[slots] = examples, runs, 0, np.inf
+        self._looks[slots] = 1
 
     def release(self, slots: Bool[np.ndarray, " slot"]) -> None:
         """Let the examples go that sit where `slots` is true."""
@@ -61,12 +63,12 @@ class Seats:
     def move(self, slots: Int64[np.ndarray, " row"], width: int) -> "Seats":
         """Return `width` seats whose first ones are the rows of `slots`."""
         moved = Seats(width, length=self._length, longest_stride=self._longest_stride)
-        for name in ("examples", "runs", "steps", "asked"):
+        for name in ("examples", "runs", "steps", "asked", "_looks"):
             own: Any = getattr(self, name)
             getattr(moved, name)[: len(slots)] = own[slots]
         return moved
 
-    def _next_looks(self) -> Int64[np.ndarray, " slot"]:
-        octave = np.log2(np.maximum(self.steps // _LOOKS_AN_OCTAVE, 1)).astype(np.int64)
+    def _next_looks(self, steps: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
+        octave = np.log2(np.maximum(steps // _LOOKS_AN_OCTAVE, 1)).astype(np.int64)
         distance = np.minimum(1 << octave, self._longest_stride)
-        return np.minimum((self.steps // distance + 1) * distance, self._length)
+        return np.minimum((steps // distance + 1) * distance, self._length)
