@@ -83,10 +83,11 @@ def l2_image(slots: SquareL2Slots) -> Images:
     within = perturbation * receiving
     budget = _budget(slots, perturbation, receiving | emptied)
     shape = _shape(slots, query, receiving) * slots.signs(query)
-    received = shape + within / (_TINY + _norms(within))
-    received *= budget / (_TINY + _norms(received))
-    moved = torch.where(receiving, received, perturbation.masked_fill(emptied, 0))
-    return _on_sphere(slots, moved)
+    received = torch.addcdiv(shape, within, _norms(within).add_(_TINY))
+    received *= budget / _norms(received).add_(_TINY)
+    moved = torch.where(receiving, received, perturbation.masked_fill_(emptied, 0))
+    sizes = torch.linalg.vector_norm(moved, dim=(1, 2, 3), keepdim=True).add_(_TINY)
+    return torch.addcmul(slots.images, moved, _each(slots.eps) / sizes).clamp_(0, 1)
 
 
 @cache
@@ -125,8 +126,9 @@ def _budget(
 ) -> Float[Tensor, "slot channel 1 1"]:
     """Return the norm that each channel of the receiving window gets."""
     squares = perturbation * perturbation
-    unspent = (slots.eps * slots.eps - squares.sum((1, 2, 3))).clamp_min_(0) / squares.shape[1]
-    return (_each(unspent) + (squares * windows).sum((2, 3), keepdim=True)).sqrt_()
+    spent = squares.sum((1, 2, 3), keepdim=True)
+    unspent = torch.addcmul(-spent, _each(slots.eps), _each(slots.eps)).clamp_min_(0)
+    return (squares.mul_(windows).sum((2, 3), keepdim=True) + unspent / squares.shape[1]).sqrt_()
 
 
 def _shape(
@@ -135,14 +137,10 @@ def _shape(
     """Return the shape of the query's side in its place, and 0 around it."""
     height, width = window.shape[2:]
     origin, down, right = query[:, 5:8, None, None].long().unbind(1)
-    rows, columns = (torch.arange(extent, device=query.device) for extent in (height, width))
-    pixels = (origin + down * rows[:, None] + right * columns).masked_fill_(~window.squeeze(1), 0)
-    return slots.shapes.gather(1, pixels.flatten(1)).view_as(window)
-
-
-def _on_sphere(slots: Slots, perturbation: Images) -> Images:
-    sizes = torch.linalg.vector_norm(perturbation.flatten(1), dim=1)
-    return (slots.images + perturbation * _each(slots.eps / (_TINY + sizes))).clamp_(0, 1)
+    places = torch.arange(max(height, width), device=query.device)
+    pixels = torch.addcmul(torch.addcmul(origin, down, places[:height, None]), right, places[:width])
+    inside = torch.where(window.squeeze(1), pixels, 0)
+    return slots.shapes.gather(1, inside.flatten(1)).view_as(window)
 
 
 def _norms(images: Images) -> Float[Tensor, "slot channel 1 1"]:
