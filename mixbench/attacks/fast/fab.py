@@ -23,17 +23,17 @@ class FabSlots(Slots):
     """What FAB remembers of an example.
 
     Attributes:
-        targets: The classes aimed at, one after the other.
+        target: The class aimed at.
         iterate: The image at which the boundary is linearised next.
     """
 
-    targets: Int64[Tensor, "slot target"]
+    target: Int64[Tensor, " slot"]
     iterate: Images
 
 
 @dataclass(frozen=True)
 class Fab:
-    """FAB as the standard version of AutoAttack runs it: from the clean image, once for each target.
+    """FAB as the standard version of AutoAttack runs it: one run from the clean image for each target.
 
     It looks for the nearest adversarial image whatever the radius; those outside the threat model do not count.
 
@@ -64,7 +64,7 @@ class Fab:
         return Passes(2, 1)
 
     def budget(self, num_classes: int) -> int:
-        """Return the steps towards all targets."""
+        """Return the steps of all runs."""
         return self.runs(num_classes) * self.iterations
 
     def runs(self, num_classes: int) -> int:
@@ -78,9 +78,11 @@ class Fab:
         keys: Int64[Tensor, " slot"],
         clean_logits: Float[Tensor, "slot logit"],
         eps: PerSlot,
+        *,
+        run: Int64[Tensor, " slot"],
     ) -> FabSlots:
         """Return the state of newly admitted examples; nothing is random in it."""
-        others = clean_logits.scatter(1, labels[:, None], -torch.inf)
+        likeliest = clean_logits.scatter(1, labels[:, None], torch.inf).argsort(1, descending=True)
         return FabSlots(
             images=images,
             labels=labels,
@@ -90,16 +92,14 @@ class Fab:
             steps=torch.zeros_like(labels),
             candidate=images,
             margin=torch.full_like(eps, torch.inf),
-            targets=others.topk(self.runs(clean_logits.shape[1]), dim=1).indices,
+            target=likeliest.gather(1, 1 + run[:, None]).squeeze(1),
             iterate=images,
         )
 
     @torch.no_grad()
     def step(self, network: Network, slots: FabSlots) -> None:
         """Move to the boundary, as it looks from the iterate, and back a little where that crosses it."""
-        begins = slots.steps % self.iterations == 0
-        iterate = torch.where(_each(begins), slots.images, slots.iterate)
-        moved = self._move(network, slots, iterate)
+        moved = self._move(network, slots)
         margin = margins(network(moved), slots.labels)
         outside = self._sizes((moved - slots.images).flatten(1)) > slots.eps
         slots.consider(moved, margin.masked_fill(outside, torch.inf))
@@ -108,21 +108,20 @@ class Fab:
         torch.lerp(slots.images, moved, _each(share), out=slots.iterate)
         slots.steps += 1
 
-    def _move(self, network: Network, slots: FabSlots, iterate: Images) -> Images:
+    def _move(self, network: Network, slots: FabSlots) -> Images:
         """Return the iterates moved past the linearised boundary, drawn a little to where the clean image meets it."""
-        aim = (slots.steps // self.iterations).clamp_(max=slots.targets.shape[1] - 1)
-        target, label = slots.targets.gather(1, aim[:, None]), slots.labels[:, None]
-        _, gaps, gradient = pulled_back(network, iterate, lambda logits: _lead(logits, target, label))
+        target, label = slots.target[:, None], slots.labels[:, None]
+        _, gaps, gradient = pulled_back(network, slots.iterate, lambda logits: _lead(logits, target, label))
         # Half precision may overflow, which must not spoil the iterate for good.
         gaps, normals = gaps.nan_to_num(0, 0, 0), gradient.flatten(1).nan_to_num(0, 0, 0)
-        points = torch.stack([iterate, slots.images]).flatten(2)
+        points = torch.stack([slots.iterate, slots.images]).flatten(2)
         clean_gaps = gaps + (normals * (points[1] - points[0])).sum(1)
         project = project_linf if self.norm is Norm.LINF else project_l2
         perturbations = project(points, normals, torch.stack([gaps, clean_gaps]))
         near, far = self._sizes(perturbations).clamp_min_(_LEAST_DISTANCE)
         bias = (near / (near + far)).clamp_max_(_MOST_BIAS)
         ends = torch.add(points, perturbations, alpha=_OVERSHOOT)
-        return torch.lerp(ends[0], ends[1], bias[:, None]).clamp_(0, 1).view_as(iterate)
+        return torch.lerp(ends[0], ends[1], bias[:, None]).clamp_(0, 1).view_as(gradient)
 
     def _sizes(self, perturbations: Float[Tensor, "*row coordinate"]) -> Float[Tensor, "*row"]:
         if self.norm is Norm.LINF:

@@ -62,8 +62,11 @@ class Square:
         keys: Int64[Tensor, " slot"],
         clean_logits: Float[Tensor, "slot logit"],
         eps: PerSlot,
+        *,
+        run: Int64[Tensor, " slot"],
     ) -> SquareSlots:
         """Return the state of newly admitted examples; their candidate is the start, about which nobody asked yet."""
+        del run
         linf = self.norm is Norm.LINF
         slots = Slots(
             images=images,

@@ -13,19 +13,30 @@ from mixbench.models import load_model
 from tests.models_for_tests import as_floats
 
 
-def started(search: Search[S], network: Network, images: Tensor, labels: Tensor, eps: Tensor, *, seed: int = 0) -> S:
+def started(
+    search: Search[S], network: Network, images: Tensor, labels: Tensor, eps: Tensor, *, run: int = 0, seed: int = 0
+) -> S:
     """Return slots of their own memory."""
+    keys, runs = example_keys(images, labels, seed=seed), torch.full_like(labels, run)
     with torch.no_grad():
-        clean_logits = network(images)
-    return search.start(images, labels, example_keys(images, labels, seed=seed), clean_logits, eps).copied()
+        return search.start(images, labels, keys, network(images), eps, run=runs).copied()
 
 
-def finished(search: Search[S], network: Network, images: Tensor, labels: Tensor, eps: Tensor, *, seed: int = 0) -> S:
-    """Return the slots after the whole budget: those of margin below 0 are broken."""
-    slots = started(search, network, images, labels, eps, seed=seed)
-    for _ in range(search.budget(slots.clean_logits.shape[1])):
+def finished(
+    search: Search[S], network: Network, images: Tensor, labels: Tensor, eps: Tensor, *, run: int = 0, seed: int = 0
+) -> S:
+    """Return the slots at the end of one run."""
+    slots = started(search, network, images, labels, eps, run=run, seed=seed)
+    num_classes = slots.clean_logits.shape[1]
+    for _ in range(search.budget(num_classes) // search.runs(num_classes)):
         search.step(network, slots)
     return slots
+
+
+def least_margins(search: Search[S], network: Network, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+    """Return the margins after all runs: what is below 0 is broken."""
+    runs = range(search.runs(network(images[:1]).shape[1]))
+    return torch.stack([finished(search, network, images, labels, eps, run=run).margin for run in runs]).amin(0)
 
 
 def row_network(image_size: tuple[int, int, int], *, seed: int = 0, num_classes: int = 5) -> Network:

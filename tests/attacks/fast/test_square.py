@@ -196,7 +196,9 @@ def test_every_place_that_a_window_can_take_is_taken_equally_often(norm: Norm) -
     """Sides of 3 in images of 8 pixels: first rows and columns 0 to 4, of which chi-squared tests doubt none."""
     keys = torch.arange(20)
     images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    slots = Square(norm).start(images, torch.zeros(20, dtype=torch.int64), keys, torch.rand(20, 4), torch.ones(20))
+    slots = Square(norm).start(
+        images, torch.zeros(20, dtype=torch.int64), keys, torch.rand(20, 4), torch.ones(20), run=keys
+    )
     side, *numbers = slots.plan.flatten(0, 1).T
     of_three = side == 3
     corners = torch.stack([(centre[of_three] - 2) // 2 for centre in numbers[: 2 if norm is Norm.LINF else 4]])
@@ -234,7 +236,7 @@ def test_other_seeds_and_other_examples_draw_other_windows() -> None:
     labels = torch.zeros(2, dtype=torch.int64)
     plans = [
         Square(Norm.LINF, queries=100)
-        .start(images, labels, example_keys(images, labels, seed=seed), torch.rand(2, 4), torch.ones(2))
+        .start(images, labels, example_keys(images, labels, seed=seed), torch.rand(2, 4), torch.ones(2), run=labels)
         .plan
         for seed in (0, 1)
     ]
