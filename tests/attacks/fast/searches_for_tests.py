@@ -1,4 +1,4 @@
-"""What the tests of the searches share: a loop in place of the engine, and networks that treat each row by itself."""
+"""What the tests of the searches share: a loop in place of the engine, and images."""
 
 from pathlib import Path
 
@@ -37,18 +37,6 @@ def least_margins(search: Search[S], network: Network, images: Tensor, labels: T
     """Return the margins after all runs: what is below 0 is broken."""
     runs = range(search.runs(network(images[:1]).shape[1]))
     return torch.stack([finished(search, network, images, labels, eps, run=run).margin for run in runs]).amin(0)
-
-
-def row_network(image_size: tuple[int, int, int], *, seed: int = 0, num_classes: int = 5) -> Network:
-    """Return a smooth network whose output for a row has the same bits in any batch."""
-    generator = torch.Generator().manual_seed(seed)
-    inner, outer = (torch.randn(16, *size, generator=generator) for size in (image_size, (num_classes,)))
-
-    def network(images: Tensor) -> Tensor:
-        hidden = torch.tanh(((images[:, None] - 0.5) * inner).flatten(2).sum(2) / 4)
-        return (hidden[:, :, None] * outer).sum(1)
-
-    return network
 
 
 def random_images(n: int, image_size: tuple[int, int, int], *, seed: int = 0) -> Tensor:

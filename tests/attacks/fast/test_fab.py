@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from mixbench.attacks.fast.fab import Fab
 from mixbench.errors import InvalidInputError
 from mixbench.threat_model import Norm
+from tests.attacks.fast.networks import rowwise_network
 from tests.attacks.fast.searches_for_tests import (
     finished,
     least_margins,
     random_images,
-    row_network,
     started,
     zoo_digits,
 )
@@ -86,7 +86,7 @@ def test_verdicts_on_a_trained_network_are_those_of_the_reference(
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_candidates_lie_within_the_threat_model_and_are_what_their_margin_says(norm: Norm) -> None:
-    network = row_network((1, 6, 6))
+    network = rowwise_network(36)
     images = random_images(30, (1, 6, 6))
     labels = network(images).argmax(1)
     eps = torch.linspace(0.001, 0.2, 30) * (1 if norm is Norm.LINF else 5)
@@ -103,7 +103,7 @@ def test_candidates_lie_within_the_threat_model_and_are_what_their_margin_says(n
 @pytest.mark.parametrize("norm", NORMS)
 def test_rows_do_not_see_each_other(norm: Norm) -> None:
     """Bit for bit: in another order, beside other examples and runs, and entering when these are under way."""
-    search, network = Fab(norm, iterations=15), row_network((1, 5, 5))
+    search, network = Fab(norm, iterations=15), rowwise_network(25)
     images = random_images(12, (1, 5, 5))
     labels = network(images).argmax(1)
     eps = torch.full((12,), 0.05)

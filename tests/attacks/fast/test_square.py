@@ -18,7 +18,8 @@ from mixbench.attacks.fast.square_windows import as_signs, draw_queries, draw_st
 from mixbench.attacks.fast.streams import example_keys
 from mixbench.errors import InvalidInputError
 from mixbench.threat_model import Norm
-from tests.attacks.fast.searches_for_tests import finished, random_images, row_network, started, zoo_digits
+from tests.attacks.fast.networks import rowwise_network
+from tests.attacks.fast.searches_for_tests import finished, random_images, started, zoo_digits
 
 NORMS = [Norm.LINF, Norm.L2]
 
@@ -73,9 +74,9 @@ class Scripted(SquareAttack):
 @pytest.mark.parametrize(
     ("norm", "eps", "image_size"),
     [
-        (Norm.LINF, 0.03, (1, 8, 8)),
+        (Norm.LINF, 0.015, (1, 8, 8)),
         (Norm.LINF, 0.01, (3, 11, 10)),
-        (Norm.L2, 0.2, (1, 8, 8)),
+        (Norm.L2, 0.1, (1, 8, 8)),
         (Norm.L2, 0.1, (3, 11, 10)),
     ],
 )
@@ -87,7 +88,7 @@ def test_with_the_same_random_numbers_the_reference_finds_the_same_images(
     One image may go another way, where rounding decides: two margins are equal but for it, or in L2 a shape meets its
     own opposite, and what is left of both is scaled up.
     """
-    search, network = Square(norm, queries=250), row_network(image_size)
+    search, network = Square(norm, queries=250), rowwise_network(math.prod(image_size))
     images = random_images(8, image_size, seed=3)
     labels = network(images).argmax(1)
     slots = finished(search, network, images, labels, torch.full((8,), eps))
@@ -134,7 +135,7 @@ def test_the_sides_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("queries", [1, 7, 200, 5000])
 def test_with_fewer_queries_the_schedule_is_the_reference_s(queries: int) -> None:
-    oracle = reference(row_network((1, 8, 8)), Norm.LINF, 0.1, queries)
+    oracle = reference(rowwise_network(64), Norm.LINF, 0.1, queries)
     expected = [max(round(math.sqrt(oracle.p_selection(query) * 28 * 28)), 1) for query in range(queries)]
     assert list(window_sides(queries, 28, 28, least=1)) == expected
 
@@ -142,7 +143,7 @@ def test_with_fewer_queries_the_schedule_is_the_reference_s(queries: int) -> Non
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 11, 29])
 def test_shapes_are_those_of_the_reference_up_to_a_turn(side: int) -> None:
     with torch.random.fork_rng():
-        expected = reference(row_network((1, 8, 8)), Norm.L2, 1.0, 10).eta(side)
+        expected = reference(rowwise_network(64), Norm.L2, 1.0, 10).eta(side)
     ours = window_shape(side).float()
     assert any(torch.allclose(turned, expected, atol=1e-6) for turned in (ours, ours.T))
 
@@ -156,7 +157,7 @@ def test_shapes_are_those_of_the_reference_up_to_a_turn(side: int) -> None:
 def test_queries_never_leave_the_ball_and_the_box(
     norm: Norm, eps: float, image_size: tuple[int, int, int], seed: int
 ) -> None:
-    images, inner = random_images(3, image_size, seed=seed), row_network(image_size, seed=seed)
+    images, inner = random_images(3, image_size, seed=seed), rowwise_network(math.prod(image_size))
     asked: list[Tensor] = []
 
     def network(queries: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ def test_queries_never_leave_the_ball_and_the_box(
 
 
 def test_a_query_changes_one_window_of_the_candidate_to_the_faces_of_the_ball() -> None:
-    images, inner = random_images(6, (3, 9, 9)), row_network((3, 9, 9))
+    images, inner = random_images(6, (3, 9, 9)), rowwise_network(243)
     search, eps = Square(Norm.LINF, queries=300), 0.1
     slots = started(search, inner, images, inner(images).argmax(1), torch.full((6,), eps))
     faces = torch.stack([(images - eps).clamp(0, 1), (images + eps).clamp(0, 1)])
@@ -215,7 +216,7 @@ def test_every_place_that_a_window_can_take_is_taken_equally_often(norm: Norm) -
 @pytest.mark.parametrize("norm", NORMS)
 def test_rows_do_not_see_each_other(norm: Norm) -> None:
     """Bit for bit: draws and verdicts are the same in another order, beside others, and when entering late."""
-    search, network = Square(norm, queries=40), row_network((2, 7, 7))
+    search, network = Square(norm, queries=40), rowwise_network(98)
     images = random_images(12, (2, 7, 7))
     labels = network(images).argmax(1)
     eps = torch.linspace(0.02, 0.2, 12)
@@ -247,7 +248,7 @@ def test_other_seeds_and_other_examples_draw_other_windows() -> None:
 
 def test_the_budget_is_one_step_more_than_queries_and_steps_past_it_are_harmless() -> None:
     assert Square(Norm.LINF).budget(10) == 5001
-    search, network, images = Square(Norm.L2, queries=3), row_network((1, 6, 6)), random_images(4, (1, 6, 6))
+    search, network, images = Square(Norm.L2, queries=3), rowwise_network(36), random_images(4, (1, 6, 6))
     slots = finished(search, network, images, network(images).argmax(1), torch.full((4,), 0.5))
     before = slots.margin.clone()
     for _ in range(3):
