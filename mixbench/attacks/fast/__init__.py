@@ -1,0 +1,1 @@
+"""The fast engine: the searches of AutoAttack in slots of fixed shape."""
