@@ -208,7 +208,10 @@ class Cost(_Value):
 
 
 class Provenance(_Value):
-    """How the record was made; `commit` is None for an installed package."""
+    """How the record was made; `commit` is None for an installed package.
+
+    `precision` is that of the verdicts, then what the fast engine searched in.
+    """
 
     mixbench: Name
     commit: str | None
@@ -216,7 +219,7 @@ class Provenance(_Value):
     python: Name
     packages: dict[str, str]
     device: Name
-    precision: Literal["float32"]
+    precision: Annotated[str, Field(pattern=r"^float32(; searched in .+)?$")]
     started: datetime
 
     @classmethod

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mixbench.attacks.autoattack import AutoAttack
+from mixbench.attacks.fast.autoattack import FastAutoAttack
 from mixbench.attacks.gradient import FGSM, PGD
 from mixbench.attacks.protocol import Attack
 from mixbench.errors import UnknownNameError
@@ -18,6 +19,9 @@ class AttackSpec:
     description: str
 
 
+ENGINES = ("fast", "reference")
+"""Who may run AutoAttack."""
+
 CATALOGUE: dict[str, AttackSpec] = {
     "fgsm": AttackSpec(FGSM(), (Norm.LINF, Norm.L2), "one gradient step; an upper bound on robust accuracy only"),
     "pgd": AttackSpec(PGD(), (Norm.LINF, Norm.L2), "projected gradient descent, 20 steps from a random start"),
@@ -27,8 +31,20 @@ CATALOGUE: dict[str, AttackSpec] = {
 }
 
 
-def attack_named(name: str) -> Attack:
-    """Return the attack called `name` with its default hyper-parameters; raises UnknownNameError."""
+def attack_named(name: str, *, engine: str = "reference") -> Attack:
+    """Return the attack called `name` with its default hyper-parameters; raises UnknownNameError.
+
+    `engine` decides who runs AutoAttack: "reference" is pyautoattack, "fast" mixbench's own engine. Other attacks have
+    the one implementation.
+    """
     if name not in CATALOGUE:
         raise UnknownNameError("attack", name, CATALOGUE)
-    return CATALOGUE[name].attack
+    if engine not in ENGINES:
+        raise UnknownNameError("engine", engine, ENGINES)
+    return FastAutoAttack() if (name, engine) == ("autoattack", "fast") else CATALOGUE[name].attack
+
+
+def attack_run_by(name: str, implementation: str) -> Attack:
+    """Return the attack called `name` by the engine that a record's `implementation` names; raises UnknownNameError."""
+    fast = implementation.startswith("mixbench ")
+    return attack_named(name, engine="fast" if fast else "reference")

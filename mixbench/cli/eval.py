@@ -37,6 +37,10 @@ def evaluate_model(
     n_examples: Annotated[int | None, typer.Option(help="A class-balanced choice of that many examples.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The run seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="PGD: gradient steps. [default: 20]")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="AutoAttack by fast or reference (pyautoattack). [default: fast, for L1 reference]"),
+    ] = None,
     relative_step_size: Annotated[float | None, typer.Option(help="PGD: step over eps. [default: 0.1]")] = None,
     restarts: Annotated[int | None, typer.Option(help="PGD: independent runs. [default: 1]")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights for the model.")] = None,
@@ -53,12 +57,11 @@ def evaluate_model(
     as_json: AsJson = False,
 ) -> None:
     """Attack a model and record what survives; the same command resumes an interrupted run."""
-    from mixbench.attacks import attack_named
     from mixbench.datasets import load_examples
     from mixbench.evaluation import plan
     from mixbench.models import load_model
 
-    chosen = with_pgd_options(attack_named(attack), steps, relative_step_size, restarts)
+    chosen = with_pgd_options(attack_by(attack, engine, norm), steps, relative_step_size, restarts)
     torch_device = resolve_device(device)
     _check_eps(norm, eps)
     loaded = load_model(model, checkpoint=checkpoint, trust_pickle=trust_pickle)
@@ -81,6 +84,20 @@ def evaluate_model(
         folder = workspace or runs / _UNFINISHED / run_plan.key
         records = _run(run_plan, runs, folder, torch_device, micro_batch, save_adversarials=save_adversarials)
     _print_result(records, runs, as_json=as_json)
+
+
+def attack_by(name: str, engine: str | None, norm: str | None) -> "Attack":
+    """Return the attack called `name`; AutoAttack by `engine`, by default the fast one where it knows `norm`."""
+    from mixbench.attacks import attack_named
+    from mixbench.threat_model import Norm
+
+    if name != "autoattack":
+        attack = attack_named(name)
+        if engine is not None:
+            raise InvalidInputError(f"--engine is for --attack autoattack; {name} has one implementation: leave it out")
+        return attack
+    l1 = norm is not None and Norm.parse(norm) is Norm.L1
+    return attack_named(name, engine=engine or ("reference" if l1 else "fast"))
 
 
 def with_pgd_options(

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mixbench.attacks import AttackWarning, Stage
+from mixbench.attacks import AttackWarning, Engine, FastAutoAttack, Stage
 from mixbench.errors import InvalidInputError
 from mixbench.evaluation.blocks import Block, block_seed, blocks
+from mixbench.evaluation.engine import engine_for
 from mixbench.evaluation.ledger import Evaluation, Ledger
 from mixbench.evaluation.metering import (
     MeteredModel,
@@ -37,6 +38,7 @@ from mixbench.evaluation.workspace import StageResult, Workspace
 from mixbench.records import Provenance
 
 _INSPECTED = 64
+_CALIBRATED = 512
 
 T = TypeVar("T")
 
@@ -105,6 +107,7 @@ class _Run:
         self.model = plan.model.module
         self.provenance = provenance
         self.ledger = Ledger(plan)
+        self.engine: Engine | None = None
         n = len(plan.examples)
         self.blocks = tuple(blocks(n, block_size=plan.protocols[0].block_size))
         self.pace = Pace(plan, n_blocks=len(self.blocks), callback=progress)
@@ -112,6 +115,7 @@ class _Run:
         if self.micro_batch < 1:
             raise InvalidInputError(f"micro-batch {micro_batch} is not at least 1: leave it out to fit the device")
         self._inspect_model()
+        self._begin_search()
 
     def all_blocks(self) -> tuple[Evaluation, ...]:
         for block in self.blocks:
@@ -150,7 +154,9 @@ class _Run:
 
     def _run_search(self, search: "_Search", images: Tensor, labels: Tensor) -> StageResult:
         """Run a stage, again with half the micro-batch whenever memory runs out: the seed makes it the same search."""
-        seed = block_seed(self.plan.protocols[search.radius].seed, self.plan.attack.name, search.block.index)
+        seed = self.plan.protocols[search.radius].seed
+        if not isinstance(self.plan.attack, FastAutoAttack):
+            seed = block_seed(seed, self.plan.attack.name, search.block.index)
         threat_model, stage = self.plan.threat_models[search.radius], search.stage
 
         def attempt() -> StageResult:
@@ -210,8 +216,10 @@ class _Run:
                 if not is_out_of_memory(error):
                     raise
                 self.micro_batch = halved(min(self.micro_batch, n), error=error)
+                self.engine = None
             # Only here, since the error holds on to the tensors of the failed attempt.
             _release_memory(self.device)
+            self._begin_search()
 
     def _metered(self, images: Tensor, *, on_pass: PassCallback | None = None) -> MeteredModel:
         return MeteredModel(
@@ -220,7 +228,18 @@ class _Run:
             num_classes=self.plan.examples.num_classes,
             micro_batch=self.micro_batch,
             on_pass=on_pass,
+            engine=self.engine,
         )
+
+    def _begin_search(self) -> None:
+        """Make the fast engine, where the attack is run by it."""
+        if not isinstance(self.plan.attack, FastAutoAttack):
+            return
+        n = min(_CALIBRATED, len(self.plan.examples))
+        images, labels = self._images(0, n), self._labels(0, n)
+        self.engine, executor = engine_for(self.model, images, labels, micro_batch=self.micro_batch)
+        searched = f"float32; searched in {executor.precision} ({executor.kernels})"
+        self.provenance = self.provenance.model_copy(update={"precision": searched})
 
     def _fitting_micro_batch(self) -> int:
         probe = self._images(0, 1)

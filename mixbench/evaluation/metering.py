@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mixbench.attacks import Engine
 from mixbench.errors import InvalidInputError
 
 PassCallback = Callable[[int, int], None]
@@ -21,7 +22,7 @@ class MeteredModel(nn.Module):
     Attack libraries drop examples as they break them, keeping the others in order; the wrapper aligns each smaller
     batch with the examples it holds, so that passes are counted for the right ones. A batch larger than `micro_batch`
     is cut; where gradients are asked for, each cut is recomputed in the backward pass, so that memory stays that of
-    one cut.
+    one cut. The fast engine, if there is one, counts for itself what it passes by this wrapper.
     """
 
     def __init__(
@@ -32,9 +33,12 @@ class MeteredModel(nn.Module):
         num_classes: int,
         micro_batch: int,
         on_pass: PassCallback | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__()
         self.inner = model
+        if engine is not None:
+            self.engine = engine
         self.num_classes = num_classes
         self.forwards = np.zeros(len(images), dtype=np.int64)
         self.backwards = np.zeros(len(images), dtype=np.int64)
@@ -68,6 +72,15 @@ class MeteredModel(nn.Module):
         self.backwards[examples] += 1
         self._report(0, len(examples))
         return gradient
+
+    def charge(self, forwards: Int64[np.ndarray, " example"], backwards: Int64[np.ndarray, " example"]) -> None:
+        """Enter passes that were not made through this wrapper."""
+        self.forwards += forwards
+        self.backwards += backwards
+
+    def report(self, forwards: int, backwards: int) -> None:
+        """Tell of passes as they are made, summed over the examples."""
+        self._report(forwards, backwards)
 
     def _report(self, forwards: int, backwards: int) -> None:
         if self._on_pass is not None:

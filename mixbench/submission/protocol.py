@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixbench.attacks import PGD, Attack, attack_named
+from mixbench.attacks import PGD, Attack, attack_run_by
 from mixbench.datasets import CATALOGUE, Examples, load_examples
 from mixbench.errors import MixbenchError, RecordError, UnknownNameError
 from mixbench.evaluation import BLOCK_SIZE
@@ -75,7 +75,7 @@ def check_table(evidence: Evidence, examples: Examples) -> None:
 def attack_of(identity: AttackIdentity) -> Attack:
     """Return the attack that a record names, as it is configured there; raises RecordError."""
     try:
-        attack = attack_named(identity.name)
+        attack = attack_run_by(identity.name, identity.implementation)
         if isinstance(attack, PGD):
             told = identity.parameters
             attack = PGD(int(told["steps"]), float(told["relative_step_size"]), int(told["restarts"]))
