@@ -32,6 +32,9 @@ import mixbench
 from mixbench.errors import InvalidInputError, RecordError
 from mixbench.threat_model import Norm, ThreatModel, parse_eps
 
+FAST_ENGINE = "mixbench fast engine"
+"""How `AttackIdentity.implementation` begins where mixbench's own engine ran the attack."""
+
 EVALUATION_FORMAT = "mixbench.evaluation/1"
 EXAMPLES_COLUMNS = {
     "index": "int64",

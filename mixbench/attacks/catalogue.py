@@ -7,6 +7,7 @@ from mixbench.attacks.fast.autoattack import FastAutoAttack
 from mixbench.attacks.gradient import FGSM, PGD
 from mixbench.attacks.protocol import Attack
 from mixbench.errors import UnknownNameError
+from mixbench.records import FAST_ENGINE
 from mixbench.threat_model import Norm
 
 
@@ -46,5 +47,5 @@ def attack_named(name: str, *, engine: str = "reference") -> Attack:
 
 def attack_run_by(name: str, implementation: str) -> Attack:
     """Return the attack called `name` by the engine that a record's `implementation` names; raises UnknownNameError."""
-    fast = implementation.startswith("mixbench ")
+    fast = implementation.startswith(FAST_ENGINE)
     return attack_named(name, engine="fast" if fast else "reference")

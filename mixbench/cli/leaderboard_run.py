@@ -134,7 +134,7 @@ def _work(protocol: "BoardProtocol", evaluations: "Evaluations") -> int:
     classes = len(CATALOGUE[protocol.dataset].class_names)
     passes = [
         stage.passes(threat_model, num_classes=classes).work
-        for stage in attack_named(evaluations.attack).stages
+        for stage in attack_named(evaluations.attack, engine=evaluations.engine).stages
         for threat_model in evaluations.threat_models
     ]
     return protocol.subsets[evaluations.subset].n * sum(passes)
@@ -213,7 +213,7 @@ class _Runner:
         return plan(
             load_model(job.location),
             self._examples_of(job.protocol, job.evaluations.subset),
-            attack_named(job.evaluations.attack),
+            attack_named(job.evaluations.attack, engine=job.evaluations.engine),
             job.evaluations.threat_models,
             seed=job.protocol.seed,
             block_size=job.protocol.block_size,

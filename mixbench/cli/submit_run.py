@@ -60,7 +60,7 @@ def board_plans(loaded: "LoadedModel", examples: "Examples", protocol: "BoardPro
         plan(
             loaded,
             examples,
-            attack_named(evaluations.attack),
+            attack_named(evaluations.attack, engine=evaluations.engine),
             evaluations.threat_models,
             seed=protocol.seed,
             block_size=protocol.block_size,

@@ -9,6 +9,7 @@
 
 from mixbench.evaluation.benchmark import BareRun, Comparison, compare_with_bare
 from mixbench.evaluation.blocks import BLOCK_SIZE, block_seed
+from mixbench.evaluation.engine_benchmark import EngineComparison, EngineRun, compare_engines
 from mixbench.evaluation.evaluate import evaluate
 from mixbench.evaluation.ledger import Evaluation
 from mixbench.evaluation.plan import Plan, plan
@@ -19,11 +20,14 @@ __all__ = [
     "BLOCK_SIZE",
     "BareRun",
     "Comparison",
+    "EngineComparison",
+    "EngineRun",
     "Evaluation",
     "Plan",
     "Progress",
     "ProgressCallback",
     "block_seed",
+    "compare_engines",
     "compare_with_bare",
     "evaluate",
     "plan",

@@ -17,6 +17,7 @@ from mixbench.attacks.fast.search import Search, margins
 from mixbench.attacks.fast.square import Square
 from mixbench.attacks.protocol import Passes, Stage, require_norm
 from mixbench.errors import InvalidInputError
+from mixbench.records import FAST_ENGINE
 from mixbench.threat_model import Norm, ThreatModel
 
 _VERSION = 1
@@ -107,7 +108,7 @@ class FastAutoAttack:
     @property
     def implementation(self) -> str:
         """Name and version of the engine."""
-        return f"mixbench fast engine {_VERSION}"
+        return f"{FAST_ENGINE} {_VERSION}"
 
     @property
     def stages(self) -> tuple[Stage, ...]:
