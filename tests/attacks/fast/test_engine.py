@@ -251,7 +251,7 @@ def test_suspicion_finds_what_the_network_misses_by_less(suspicion: float, *, fo
 
 @pytest.mark.parametrize(("least", "asks"), [(0.04, 3), (0.055, 2)])
 def test_the_judge_is_asked_again_only_about_what_is_new(least: float, asks: int) -> None:
-    """The margin falls from 0.09 in equal steps, all of them false, and the judge is asked at 0.08 and at 0.05 or 0.055.
+    """The margin falls from 0.09 in steps, all of them false; the judge is asked at 0.08 and at 0.05 or 0.055.
 
     A smaller step down is asked about at the end only; the candidate that it denied already is not shown again.
     """
