@@ -63,7 +63,12 @@ def test_a_linear_model_breaks_just_above_the_closed_form_radius_and_not_below(n
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_network_is_asked_about_the_images_that_the_reference_asks_about(norm: Norm) -> None:
-    inner, images = rowwise_network(64), random_images(20, (1, 8, 8))
+    smooth, images = rowwise_network(64), random_images(20, (1, 8, 8))
+
+    def inner(asked: Tensor) -> Tensor:
+        # Where the network bends as much as here, the pull of the clean image reaches its bound.
+        return smooth(0.5 + 4 * (asked - 0.5))
+
     labels = inner(images).argmax(1)
     ours: list[Tensor] = []
     theirs: list[Tensor] = []
@@ -83,7 +88,7 @@ def test_the_network_is_asked_about_the_images_that_the_reference_asks_about(nor
     with torch.random.fork_rng():
         reference.perturb(images, labels)
     # It asks three times about the clean images before the first iteration, and once about its result.
-    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs[3:-1]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs[3:-1]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(Norm.LINF, 0.06), (Norm.L2, 0.4)])
