@@ -146,7 +146,7 @@ class Apgd:
         """Ask about the iterate, judge the step size where a check is due, and move on."""
         logits, losses, gradient = pulled_back(network, slots.iterate, lambda logits: self._loss(logits, slots))
         # Half precision may overflow, which must not spoil the run for good.
-        gradient.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         slots.consider(slots.iterate, margins(logits, slots.labels))
         improved = (losses > slots.best_loss) & (losses < torch.inf)
         for own, found in ((slots.best, slots.iterate), (slots.best_gradient, gradient), (slots.best_loss, losses)):

@@ -249,28 +249,31 @@ def test_suspicion_finds_what_the_network_misses_by_less(suspicion: float, *, fo
     assert outcome.broken.tolist() == [found]
 
 
-def test_the_judge_is_asked_again_only_when_the_margin_fell_by_a_quarter_of_the_suspicion() -> None:
-    """The margin falls from 0.09 to 0.04 in equal steps, all of them false; the last is asked about in any case."""
+@pytest.mark.parametrize(("least", "asks"), [(0.04, 3), (0.055, 2)])
+def test_the_judge_is_asked_again_only_about_what_is_new(least: float, asks: int) -> None:
+    """The margin falls from 0.09 in steps, all of them false; the judge is asked at 0.08 and at 0.05 or 0.055.
+
+    A smaller step down is asked about at the end only; the candidate that it denied already is not shown again.
+    """
 
     @dataclass(frozen=True)
     class Falling(Scripted):
         def step(self, network: Network, slots: Slots) -> None:
             del network
             slots.steps += 1
-            slots.consider(slots.images, 0.1 - 0.01 * slots.steps.float())
+            slots.consider(slots.images, (0.1 - 0.01 * slots.steps.float()).clamp(min=least))
 
-    asked: list[int] = []
+    engine = Engine(lambda images: images, lambda _, labels: torch.full(labels.shape, 1.0), suspicion=0.085)
+    outcome = engine.run(Falling(6), scripted([1]), torch.zeros(1).long(), torch.zeros(1, 4), SMALL, seed=0)
+    assert (outcome.confirmations, outcome.refuted) == (asks, asks)
+    assert outcome.forwards.tolist() == [6 * 3 + asks]
 
-    def judge(images: Tensor, labels: Tensor) -> Tensor:
-        asked.append(len(images))
-        return torch.full(labels.shape, 1.0)
 
-    engine = Engine(lambda images: images, judge, suspicion=0.085, longest_stride=1)
-    images = scripted([1])
-    outcome = engine.run(Falling(6), images, torch.zeros(1).long(), torch.zeros(1, 4), SMALL, seed=0)
-    # At 0.08, 0.05 and the last, 0.04.
-    assert (outcome.confirmations, outcome.refuted, asked) == (3, 3, [1, 1, 1])
-    assert outcome.forwards.tolist() == [6 * 3 + 3]
+def test_runs_that_became_needless_are_never_begun() -> None:
+    """In a single slot the second run breaks the example with its first step, before the third has its turn."""
+    outcome, _ = run_script([41], Scripted(40, parts=5), slots=1)
+    assert outcome.broken.all()
+    assert outcome.backwards.tolist() == [2 * 41]
 
 
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
