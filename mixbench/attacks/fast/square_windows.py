@@ -13,7 +13,6 @@ from mixbench.attacks.fast.streams import uniform
 
 _FIRST_SHARE = 0.8
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_SCHEDULED_QUERIES = 10_000
 
 
 @dataclass(eq=False)
@@ -37,20 +36,20 @@ class SquareSlots(Slots):
         return query[:, -self.images.shape[1] :, None, None]
 
 
-def window_share(query: int, queries: int) -> float:
+def window_share(query: int) -> float:
     """Return the share of the image that the window of query number `query`, from 0, covers (section 4 of the paper).
 
-    The paper's schedule is made for 10,000 queries; with fewer, it is passed through in proportion.
+    The paper's schedule is made for 10,000 queries; the standard version of AutoAttack stops in the middle of it and
+    does not compress it, whatever the number of its queries.
     """
-    scaled = int(query / queries * _SCHEDULED_QUERIES)
-    return _FIRST_SHARE / 2 ** sum(scaled > halving for halving in _HALVINGS)
+    return _FIRST_SHARE / 2 ** sum(query > halving for halving in _HALVINGS)
 
 
 @cache
 def window_sides(queries: int, height: int, width: int, *, least: int, odd: bool = False) -> tuple[int, ...]:
     """Return the side of each query's window, at least `least` and at most the image's; `odd` rounds up to odd ones."""
-    sides = (round(math.sqrt(window_share(query, queries) * height * width)) for query in range(queries))
-    return tuple(min(_odd(max(side, least)) if odd else max(side, least), height, width) for side in sides)
+    sides = (max(round(math.sqrt(window_share(query) * height * width)), least) for query in range(queries))
+    return tuple(min(side + (side + 1) % 2 if odd else side, height, width) for side in sides)
 
 
 def draw_start(keys: Int64[Tensor, " slot"], size: int) -> Float[Tensor, "slot size"]:
@@ -88,7 +87,3 @@ def window_masks(
     places = torch.arange(0, 2 * max(height, width), 2, device=centres.device)
     inside = (places - centres.unsqueeze(-1)).abs_() < sides[:, None, None, None]
     return inside[:, :, 0, :height, None] & inside[:, :, 1, None, :width]
-
-
-def _odd(side: int) -> int:
-    return side + (side + 1) % 2

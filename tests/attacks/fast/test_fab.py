@@ -61,6 +61,36 @@ def test_a_linear_model_breaks_just_above_the_closed_form_radius_and_not_below(n
         assert ((least_margins(Fab(norm), model, images, labels, share * radii) < 0) == broken).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_network_is_asked_about_the_images_that_the_reference_asks_about(norm: Norm) -> None:
+    smooth, images = rowwise_network(64), random_images(20, (1, 8, 8))
+
+    def inner(asked: Tensor) -> Tensor:
+        # Where the network bends as much as here, the pull of the clean image reaches its bound.
+        return smooth(0.5 + 4 * (asked - 0.5))
+
+    labels = inner(images).argmax(1)
+    ours: list[Tensor] = []
+    theirs: list[Tensor] = []
+    search = Fab(norm, iterations=30)
+    slots = started(search, inner, images, labels, torch.full((20,), 0.1))
+    for _ in range(30):
+        search.step(lambda asked: ours.append(asked.detach().clone()) or inner(asked), slots)
+    reference = FABAttack_PT(
+        lambda asked: theirs.append(asked.detach().clone()) or inner(asked),
+        norm=norm.value,
+        n_iter=30,
+        eps=0.1,
+        targeted=True,
+        n_target_classes=1,
+        device=images.device,
+    )
+    with torch.random.fork_rng():
+        reference.perturb(images, labels)
+    # It asks three times about the clean images before the first iteration, and once about its result.
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs[3:-1]), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("norm", "eps"), [(Norm.LINF, 0.06), (Norm.L2, 0.4)])
 def test_verdicts_on_a_trained_network_are_those_of_the_reference(
     digits: tuple[nn.Module, Tensor, Tensor], norm: Norm, eps: float
