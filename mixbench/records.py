@@ -80,6 +80,7 @@ Eps = Annotated[
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Precision = Annotated[str, StringConstraints(pattern=r"^float32(; searched in .+)?$")]
 
 
 class _Value(BaseModel):
@@ -222,7 +223,7 @@ class Provenance(_Value):
     python: Name
     packages: dict[str, str]
     device: Name
-    precision: Annotated[str, Field(pattern=r"^float32(; searched in .+)?$")]
+    precision: Precision
     started: datetime
 
     @classmethod

@@ -102,6 +102,7 @@ def records(draw: st.DrawFn) -> EvaluationRecord:
                 commit=st.none() | texts,
                 dirty=st.none() | st.booleans(),
                 packages=st.dictionaries(texts, texts, max_size=2),
+                precision=st.sampled_from(["float32", "float32; searched in float16 (channel-major, Triton)"]),
                 started=st.datetimes(timezones=st.just(UTC)),
             )
         ),

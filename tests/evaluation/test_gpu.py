@@ -1,5 +1,6 @@
 """What must hold on a CUDA device; skipped where there is none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,36 @@ def run(examples: Examples, workspace: Path, *, device: str, micro_batch: int | 
     run_plan = plan(model, examples, attack_named("pgd"), [ThreatModel.parse("Linf 1/10")], seed=0)
     (evaluation,) = evaluate(run_plan, workspace=workspace, device=device, micro_batch=micro_batch)
     return evaluation
+
+
+def test_the_fast_engine_finds_in_half_precision_what_it_finds_in_float32(examples: Examples, tmp_path: Path) -> None:
+    model, attack = load_model("convmixer_frozen.digits"), attack_named("autoattack", engine="fast")
+    run_plan = plan(model, examples, attack, [ThreatModel.parse("Linf 1/10")], seed=0)
+    (here,), (there,) = (evaluate(run_plan, workspace=tmp_path / name, device=name) for name in ("cpu", "cuda"))
+    assert there.record.provenance.precision == "float32; searched in float16 (channel-major, Triton)"
+    assert (broken(here) != broken(there)).sum() <= 2
+
+
+def test_a_network_that_makes_the_host_wait_is_attacked_without_graphs(examples: Examples, tmp_path: Path) -> None:
+    class Waiting(torch.nn.Module):
+        """Reads a number back from the device at every pass."""
+
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert float(images.max()) <= 1
+            return self.inner(images)
+
+    known, few = load_model("convmixer_frozen.digits"), examples
+    waiting = replace(known, module=Waiting(known.module).eval())
+    attack = attack_named("autoattack", engine="fast")
+    found = []
+    for number, model in enumerate((known, waiting)):
+        run_plan = plan(model, few, attack, [ThreatModel.parse("Linf 1/5")], seed=0)
+        found.append(evaluate(run_plan, workspace=tmp_path / str(number), device="cuda")[0])
+    assert (broken(found[0]) != broken(found[1])).sum() <= 2
 
 
 def broken(evaluation: Evaluation) -> np.ndarray:

@@ -106,7 +106,14 @@ class Engine:
             self._graphed[key].restart(slots)
         else:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            self._graphed[key] = GraphedSteps(search, self._network, slots, pool=self._pool)
+            try:
+                self._graphed[key] = GraphedSteps(search, self._network, slots, pool=self._pool)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # A network that makes the host wait cannot be captured: it is slower as written, and no less right.
+                self.graphs = False
+                return PlainSteps(search, self._network, slots)
         return self._graphed[key]
 
     def clean_logits(self, images: Float[Tensor, "example channel height width"]) -> Float[Tensor, "example logit"]:

@@ -1,0 +1,103 @@
+"""AutoAttack by the fast engine, as the harness runs it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mixbench.attacks import AutoAttack, FastAutoAttack
+from mixbench.datasets import Examples, load_examples
+from mixbench.evaluation import Evaluation, compare_engines, evaluate, plan
+from mixbench.evaluation.engine import engine_for
+from mixbench.models import load_model
+from mixbench.store import decode_examples
+from mixbench.threat_model import ThreatModel
+from tests.models_for_tests import as_floats, grey_levels, labelled_by, linear_model, loaded
+
+RADII = [ThreatModel.parse("Linf 1/20"), ThreatModel.parse("Linf 1/10")]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return load_examples("digits", data_dir=None, cache_dir=tmp_path_factory.mktemp("cache"), n_examples=24, seed=0)
+
+
+def attacked(examples: Examples, workspace: Path, *, block_size: int = 1000, micro_batch: int = 64) -> Evaluation:
+    run_plan = plan(
+        load_model("convmixer_frozen.digits"), examples, FastAutoAttack(), RADII, seed=0, block_size=block_size
+    )
+    return evaluate(run_plan, workspace=workspace, micro_batch=micro_batch)[-1]
+
+
+def broken(evaluation: Evaluation) -> np.ndarray:
+    return decode_examples(evaluation.examples, source="test")["broken"].to_numpy(bool)
+
+
+@pytest.fixture(scope="module")
+def whole(digits: Examples, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    return attacked(digits, tmp_path_factory.mktemp("whole"))
+
+
+def test_the_record_names_the_engine_and_what_it_searched_in(whole: Evaluation) -> None:
+    record = whole.record
+    assert record.attack.implementation == "mixbench fast engine 1"
+    assert record.provenance.precision == "float32; searched in float32 (folded)"
+    assert record.attack.parameters["square_queries"] == "5000"
+
+
+def test_a_survivor_was_given_the_whole_budget_and_a_broken_example_less(whole: Evaluation, digits: Examples) -> None:
+    table = decode_examples(whole.examples, source="test")
+    stages = [stage.passes(RADII[-1], num_classes=10) for stage in FastAutoAttack().stages]
+    survivors = table[~table["broken"] & (table["clean_prediction"] == table["label"])]
+    assert len(survivors) >= 2
+    assert (survivors["backwards"] == len(RADII) * sum(passes.backwards for passes in stages)).all()
+    assert (survivors["forwards"] >= len(RADII) * sum(passes.forwards for passes in stages)).all()
+    early = table[table["broken"] & (table["eps"] == str(RADII[0].eps))]
+    assert (early["backwards"] < stages[0].backwards).any()
+    assert len(table) == len(digits)
+
+
+@pytest.mark.parametrize(("block_size", "micro_batch"), [(8, 64), (1000, 16), (7, 8)])
+def test_blocks_and_micro_batches_change_no_verdict(
+    whole: Evaluation, digits: Examples, tmp_path: Path, block_size: int, micro_batch: int
+) -> None:
+    cut = attacked(digits, tmp_path, block_size=block_size, micro_batch=micro_batch)
+    assert np.array_equal(broken(cut), broken(whole))
+
+
+def test_a_model_that_nobody_knows_how_to_hasten_is_attacked_as_it_is(tmp_path: Path) -> None:
+    model = linear_model()
+    examples = labelled_by(model, grey_levels(12), wrong=(0,))
+    fast, reference = (
+        evaluate(plan(loaded(model), examples, attack, RADII, seed=0), workspace=tmp_path / attack.implementation)[-1]
+        for attack in (FastAutoAttack(), AutoAttack())
+    )
+    assert fast.record.provenance.precision == "float32; searched in float32 (eager)"
+    assert np.array_equal(broken(fast), broken(reference))
+
+
+def test_the_judge_is_asked_about_all_that_the_executor_might_misjudge() -> None:
+    """Suspicion is a multiple of the largest disagreement between network and judge."""
+    model = linear_model()
+    images = as_floats(grey_levels(12))
+    labels = model(images).argmax(1)
+    engine, executor = engine_for(model, images, labels, micro_batch=5)
+    assert (executor.network is model, engine.suspicion, engine.slots) == (True, 0, 4)
+    assert torch.equal(engine.judge(images, labels) >= 0, torch.ones(12, dtype=torch.bool))
+
+
+def test_both_engines_are_compared_on_the_same_examples() -> None:
+    model = linear_model()
+    examples = labelled_by(model, grey_levels(12), wrong=(0,))
+    fast, reference = (
+        plan(loaded(model), examples, attack, RADII[-1:], seed=0) for attack in (FastAutoAttack(), AutoAttack())
+    )
+    result = compare_engines(fast, [reference], warm_up=[], device="cpu")
+    assert result.agreement == 1
+    assert (result.only_fast.size, result.only_reference.size) == (0, 0)
+    assert result.operations == 2 * 36 * 5
+    assert result.ratio == result.reference[0].seconds / result.fast.seconds
+    slower = replace(result.reference[0], seconds=result.reference[0].seconds + 100)
+    assert replace(result, reference=(slower, *result.reference)).best is result.reference[0]
