@@ -104,7 +104,7 @@ def compare_engines(
         reference=tuple(run for run, _ in others),
         only_fast=indices[broken & ~expected],
         only_reference=indices[expected & ~broken],
-        operations=_operations(fast.model.module, fast.examples.images.shape[1:]),
+        operations=operations_of(fast.model.module, fast.examples.images.shape[1:]),
         peak=_peak(target, torch.float16 if half else torch.float32),
     )
 
@@ -123,7 +123,8 @@ def _broken(evaluation: Evaluation) -> np.ndarray:
     return decode_examples(evaluation.examples, source="the evaluation")["broken"].to_numpy(dtype=bool)
 
 
-def _operations(model: nn.Module, size: tuple[int, ...]) -> int:
+def operations_of(model: nn.Module, size: tuple[int, ...]) -> int:
+    """Return the floating-point operations of one forward of one image of `size`."""
     # A copy, since the counter hooks modules.
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         copy.deepcopy(model)(torch.zeros(1, *size))

@@ -1,19 +1,22 @@
 """AutoAttack by the fast engine, as the harness runs it."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mixbench.attacks import AutoAttack, FastAutoAttack
 from mixbench.datasets import Examples, load_examples
 from mixbench.evaluation import Evaluation, compare_engines, evaluate, plan
 from mixbench.evaluation.engine import engine_for
+from mixbench.evaluation.engine_benchmark import operations_of
 from mixbench.models import load_model
 from mixbench.store import decode_examples
-from mixbench.threat_model import ThreatModel
+from mixbench.threat_model import Norm, ThreatModel
 from tests.models_for_tests import as_floats, grey_levels, labelled_by, linear_model, loaded
 
 RADII = [ThreatModel.parse("Linf 1/20"), ThreatModel.parse("Linf 1/10")]
@@ -21,14 +24,7 @@ RADII = [ThreatModel.parse("Linf 1/20"), ThreatModel.parse("Linf 1/10")]
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return load_examples("digits", data_dir=None, cache_dir=tmp_path_factory.mktemp("cache"), n_examples=24, seed=0)
-
-
-def attacked(examples: Examples, workspace: Path, *, block_size: int = 1000, micro_batch: int = 64) -> Evaluation:
-    run_plan = plan(
-        load_model("convmixer_frozen.digits"), examples, FastAutoAttack(), RADII, seed=0, block_size=block_size
-    )
-    return evaluate(run_plan, workspace=workspace, micro_batch=micro_batch)[-1]
+    return load_examples("digits", data_dir=None, cache_dir=tmp_path_factory.mktemp("cache"), n_examples=12, seed=0)
 
 
 def broken(evaluation: Evaluation) -> np.ndarray:
@@ -37,7 +33,8 @@ def broken(evaluation: Evaluation) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def whole(digits: Examples, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    return attacked(digits, tmp_path_factory.mktemp("whole"))
+    run_plan = plan(load_model("convmixer_frozen.digits"), digits, FastAutoAttack(), RADII, seed=0)
+    return evaluate(run_plan, workspace=tmp_path_factory.mktemp("whole"))[-1]
 
 
 def test_the_record_names_the_engine_and_what_it_searched_in(whole: Evaluation) -> None:
@@ -51,7 +48,7 @@ def test_a_survivor_was_given_the_whole_budget_and_a_broken_example_less(whole: 
     table = decode_examples(whole.examples, source="test")
     stages = [stage.passes(RADII[-1], num_classes=10) for stage in FastAutoAttack().stages]
     survivors = table[~table["broken"] & (table["clean_prediction"] == table["label"])]
-    assert len(survivors) >= 2
+    assert len(survivors) >= 1
     assert (survivors["backwards"] == len(RADII) * sum(passes.backwards for passes in stages)).all()
     assert (survivors["forwards"] >= len(RADII) * sum(passes.forwards for passes in stages)).all()
     early = table[table["broken"] & (table["eps"] == str(RADII[0].eps))]
@@ -60,11 +57,19 @@ def test_a_survivor_was_given_the_whole_budget_and_a_broken_example_less(whole: 
 
 
 @pytest.mark.parametrize(("block_size", "micro_batch"), [(8, 64), (1000, 16), (7, 8)])
-def test_blocks_and_micro_batches_change_no_verdict(
-    whole: Evaluation, digits: Examples, tmp_path: Path, block_size: int, micro_batch: int
-) -> None:
-    cut = attacked(digits, tmp_path, block_size=block_size, micro_batch=micro_batch)
-    assert np.array_equal(broken(cut), broken(whole))
+def test_blocks_and_micro_batches_change_no_verdict(tmp_path: Path, block_size: int, micro_batch: int) -> None:
+    model = linear_model()
+    examples = labelled_by(model, grey_levels(20), wrong=(3,))
+    radii = [
+        ThreatModel(Norm.LINF, Fraction(eps))
+        for eps in np.quantile(model.radii(as_floats(grey_levels(20)), Norm.LINF), [0.2, 0.6])
+    ]
+    verdicts: list[np.ndarray] = []
+    for name, size, passed in (("whole", 1000, 64), ("cut", block_size, micro_batch)):
+        run_plan = plan(loaded(model), examples, FastAutoAttack(), radii, seed=0, block_size=size)
+        verdicts.append(broken(evaluate(run_plan, workspace=tmp_path / name, micro_batch=passed)[-1]))
+    assert np.array_equal(*verdicts)
+    assert 0 < verdicts[0].sum() < 19
 
 
 def test_a_model_that_nobody_knows_how_to_hasten_is_attacked_as_it_is(tmp_path: Path) -> None:
@@ -97,7 +102,8 @@ def test_both_engines_are_compared_on_the_same_examples() -> None:
     result = compare_engines(fast, [reference], warm_up=[], device="cpu")
     assert result.agreement == 1
     assert (result.only_fast.size, result.only_reference.size) == (0, 0)
-    assert result.operations == 2 * 36 * 5
     assert result.ratio == result.reference[0].seconds / result.fast.seconds
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(36, 5))
+    assert operations_of(flat, (1, 6, 6)) == 2 * 36 * 5
     slower = replace(result.reference[0], seconds=result.reference[0].seconds + 100)
     assert replace(result, reference=(slower, *result.reference)).best is result.reference[0]
