@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Int64
 
-    from mixbench.evaluation import Comparison, EngineComparison
+    from mixbench.evaluation import Comparison, EngineComparison, EngineRun
+    from mixbench.threat_model import ThreatModel
     from mixbench.training import EpochTime
 
 _WARM_UP = 32
@@ -109,8 +110,9 @@ def bench_autoattack(
     result = compare_engines(
         plan(loaded, examples, fast, radii, seed=seed),
         [plan(loaded, examples, reference, radii, seed=seed, block_size=size) for size in blocks],
-        warm_up=[plan(loaded, few, attack, radii, seed=seed) for attack in (fast, reference)],
+        warm_up=[plan(loaded, few, attack, _beyond_resistance(radii[0]), seed=seed) for attack in (fast, reference)],
         device=resolve_device(device),
+        progress=_tell_run,
     )
     if as_json:
         typer.echo(json.dumps(_engines_as_json(result), indent=2))
@@ -190,6 +192,24 @@ def bench_probe(
     typer.echo(
         f"depth {spec.depth}, width {spec.width}, kernel {spec.kernel}, batch size {plan.budget.batch_size},"
         f" {len(train)} examples an epoch, {plan.budget.epochs} epochs a decoder"
+    )
+
+
+def _beyond_resistance(threat_model: "ThreatModel") -> "list[ThreatModel]":
+    """Return a radius at which the first search breaks everything, so that warming up is short."""
+    from fractions import Fraction
+
+    from mixbench.threat_model import Norm, ThreatModel
+
+    return [ThreatModel(threat_model.norm, Fraction(1, 2) if threat_model.norm is Norm.LINF else Fraction(8))]
+
+
+def _tell_run(run: "EngineRun") -> None:
+    record = run.record
+    typer.echo(
+        f"{record.attack.implementation}, batch {run.block_size}: {run.seconds:.1f} s, {record.robust.correct} of"
+        f" {record.robust.total} robust",
+        err=True,
     )
 
 

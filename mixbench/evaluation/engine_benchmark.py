@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,9 @@ class EngineRun:
     block_size: int
     seconds: float
     record: EvaluationRecord
+
+
+RunCallback = Callable[[EngineRun], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,17 +87,23 @@ class EngineComparison:
 
 
 def compare_engines(
-    fast: Plan, references: Sequence[Plan], *, warm_up: Sequence[Plan], device: str
+    fast: Plan,
+    references: Sequence[Plan],
+    *,
+    warm_up: Sequence[Plan],
+    device: str,
+    progress: RunCallback | None = None,
 ) -> EngineComparison:
     """Return what `fast` and `references`, plans of the same examples and one radius, find and take.
 
-    The plans of `warm_up` are run before, unmeasured, so that libraries are loaded and kernels compiled.
+    The plans of `warm_up` are run before, unmeasured, so that libraries are loaded and kernels compiled: a radius at
+    which nothing resists makes them short. `progress` hears of every run as it ends.
     """
     target = torch.device(device)
     for plan in warm_up:
-        _timed(plan, target)
-    own, found = _timed(fast, target)
-    others = [_timed(plan, target) for plan in references]
+        _timed(plan, target, None)
+    own, found = _timed(fast, target, progress)
+    others = [_timed(plan, target, progress) for plan in references]
     _, reference = min(others, key=lambda other: other[0].seconds)
     broken, expected = _broken(found), _broken(reference)
     indices = np.asarray(fast.examples.indices)
@@ -109,14 +118,17 @@ def compare_engines(
     )
 
 
-def _timed(plan: Plan, device: torch.device) -> tuple[EngineRun, Evaluation]:
+def _timed(plan: Plan, device: torch.device, progress: RunCallback | None) -> tuple[EngineRun, Evaluation]:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
         started = _now(device)
         (evaluation,) = evaluate(plan, workspace=Path(folder), device=str(device))
         seconds = _now(device) - started
-    return EngineRun(plan.protocols[0].block_size, seconds, evaluation.record), evaluation
+    run = EngineRun(plan.protocols[0].block_size, seconds, evaluation.record)
+    if progress is not None:
+        progress(run)
+    return run, evaluation
 
 
 def _broken(evaluation: Evaluation) -> np.ndarray:

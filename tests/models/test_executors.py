@@ -72,4 +72,4 @@ def test_on_a_gpu_half_precision_is_close_to_float64(name: str, dataset: str) ->
     executor = executor_for(model, size, torch.device("cuda"))
     assert executor.precision == "float16"
     for found, exact in zip(_logits_and_gradient(executor.network, images), expected, strict=True):
-        assert float((found.double() - exact).norm() / exact.norm()) < 2e-2
+        assert float((found.double() - exact).norm() / exact.norm()) < 5e-2
