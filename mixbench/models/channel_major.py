@@ -54,8 +54,9 @@ class ChannelMajorConvMixer(nn.Module):
             placements = band_placements(spatial, self._bands)
         self.register_buffer("placements", placements.to(dtype), persistent=False)
         if inference and self._bands is None:
+            placements = placements.to(stem.weight.device, dtype)
             for number, block in enumerate(_blocks(model)):
-                toeplitz = _toeplitz(block[0].fn[0], placements.to(dtype))
+                toeplitz = _toeplitz(block[0].fn[0], placements)
                 self.register_buffer(f"toeplitz{number}", toeplitz, persistent=False)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mixbench.attacks.fast.graph import GraphedSteps, PlainSteps, Steps
+from mixbench.attacks.fast.graph import EventuallyGraphed, GraphedSteps, PlainSteps, Steps
 from mixbench.attacks.fast.search import Images, Network, PerSlot, S, Search
 from mixbench.attacks.fast.seats import Seats
 from mixbench.attacks.fast.streams import example_keys
@@ -104,16 +104,20 @@ class Engine:
         key = (search, tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in slots.tensors()))
         if key in self._graphed:
             self._graphed[key].restart(slots)
-        else:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            try:
-                self._graphed[key] = GraphedSteps(search, self._network, slots, pool=self._pool)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
-                # A network that makes the host wait cannot be captured: it is slower as written, and no less right.
-                self.graphs = False
-                return PlainSteps(search, self._network, slots)
+            return self._graphed[key]
+        written = PlainSteps(search, self._network, slots)
+        return EventuallyGraphed(written, lambda now: self._captured(key, search, now))
+
+    def _captured(self, key: Hashable, search: Search[S], slots: S) -> Steps[S]:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        try:
+            self._graphed[key] = GraphedSteps(search, self._network, slots, pool=self._pool)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            # A network that makes the host wait cannot be captured: it is slower as written, and no less right.
+            self.graphs = False
+            return PlainSteps(search, self._network, slots)
         return self._graphed[key]
 
     def clean_logits(self, images: Float[Tensor, "example channel height width"]) -> Float[Tensor, "example logit"]:
@@ -124,10 +128,13 @@ class Engine:
     def width(self, examples: int, device: torch.device) -> int:
         """Return how many slots to use for so many examples.
 
-        A graph for each width must be captured, hence powers of two; elsewhere a finer ladder wastes less.
+        A graph for each width must be captured, hence only powers of two and one width between two of them; elsewhere
+        a finer ladder wastes less.
         """
         if device.type == "cuda":
-            return min(max(1 << (examples - 1).bit_length(), _NARROWEST), self.slots)
+            above = max(1 << (examples - 1).bit_length(), _NARROWEST)
+            between = above // 4 * 3
+            return min(between if _NARROWEST <= examples <= between else above, self.slots)
         return min(-(-examples // _NARROWEST_ON_CPU) * _NARROWEST_ON_CPU, self.slots)
 
 

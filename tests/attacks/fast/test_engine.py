@@ -327,8 +327,10 @@ def test_no_examples_are_no_work() -> None:
         ("cpu", 1000, 100),
         ("cuda", 1, 16),
         ("cuda", 16, 16),
-        ("cuda", 17, 32),
-        ("cuda", 65, 100),
+        ("cuda", 17, 24),
+        ("cuda", 25, 32),
+        ("cuda", 65, 96),
+        ("cuda", 97, 100),
         ("cuda", 1000, 100),
     ],
 )
