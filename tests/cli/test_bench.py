@@ -22,6 +22,22 @@ def test_bench_eval_shows_the_harness_beside_the_bare_library(here: Path, mixben
     assert tree(here) == {}
 
 
+@pytest.mark.slow
+def test_bench_autoattack_shows_both_engines_on_the_same_examples(here: Path, mixbench: Run) -> None:
+    model = ("--model", "tests.cli.factories:nearest_mean", "--dataset", "digits", "--n-examples", 8)
+    outcome = mixbench("bench", "autoattack", *model, "--eps", "1", "--batch-sizes", "4,8,1000", "--json")
+    content = json.loads(outcome.out)
+    records = [
+        EvaluationRecord.from_json(json.dumps(run["record"])) for run in [*content["fast"], *content["reference"]]
+    ]
+    assert [record.protocol.block_size for record in records] == [1000, 4, 8]
+    assert [record.attack.implementation.split()[0] for record in records] == ["mixbench", *2 * ["pyautoattack"]]
+    assert (content["agreement"], content["only_fast"], content["only_reference"]) == (1, [], [])
+    assert content["ratio"] == min(run["seconds"] for run in content["reference"]) / content["fast"][0]["seconds"]
+    assert len(outcome.err.strip().splitlines()) == 3
+    assert tree(here) == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [

@@ -2,6 +2,7 @@ import json
 import re
 import sys
 from fractions import Fraction
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,6 +94,46 @@ def test_autoattack_says_which_stage_broke_how_many(here: Path, mixbench: Run) -
     assert list(record.broken_by) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert row[3:7] == [str(count) for count in record.broken_by.values()]
     assert sum(record.broken_by.values()) == record.clean.correct - record.robust.correct > 0
+
+
+_NEAREST = (
+    *("eval", "--model", "tests.cli.factories:nearest_mean", "--dataset", "digits", "--attack", "autoattack"),
+    *("--n-examples", 8),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "implementation"),
+    [
+        (["--eps", "1"], "mixbench fast engine 1"),
+        (["--eps", "1", "--engine", "reference"], f"pyautoattack {version('pyautoattack')}"),
+        (["--eps", "40", "--norm", "L1"], f"pyautoattack {version('pyautoattack')}"),
+    ],
+    ids=["by default", "the reference", "a norm that the fast engine does not know"],
+)
+def test_the_record_says_which_engine_ran_autoattack(
+    arguments: list[str], implementation: str, here: Path, mixbench: Run
+) -> None:
+    assert mixbench(*_NEAREST, *arguments).code == 0
+    record = load_record(the_run(here / "runs"))
+    assert record.attack.implementation == implementation
+    assert record.robust.correct == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--engine", "fasst"], ["unknown engine 'fasst'", "did you mean 'fast'"]),
+        (["--engine", "fast", "--norm", "L1", "--eps", "1"], ["no L1 version of AutoAttack", "--engine reference"]),
+        (["--engine", "fast", "--attack", "pgd"], ["--engine is for --attack autoattack", "leave it out"]),
+    ],
+)
+def test_an_engine_that_cannot_be_is_refused(
+    arguments: list[str], fragments: list[str], here: Path, mixbench: Run
+) -> None:
+    assert mixbench(*_NEAREST, *arguments).refuses(*fragments)
+    assert tree(here) == {}
 
 
 def test_the_same_command_again_reads_the_records_and_writes_nothing(here: Path, mixbench: Run) -> None:
