@@ -148,6 +148,12 @@ class AttackIdentity(_Value):
     implementation: Name
     parameters: dict[str, str]
 
+    @property
+    def engine(self) -> str:
+        """Return "fast" or "reference": what it searched with."""
+        own = self.implementation.startswith(FAST_ENGINE)
+        return "fast" if own else self.parameters.get("engine", "reference")
+
 
 class ThreatModelField(_Value):
     """The threat model, as JSON."""

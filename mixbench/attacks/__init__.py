@@ -9,16 +9,18 @@ returns.
 """
 
 from mixbench.attacks.autoattack import AutoAttack
-from mixbench.attacks.catalogue import CATALOGUE, ENGINES, AttackSpec, attack_named, attack_run_by
+from mixbench.attacks.catalogue import CATALOGUE, ENGINES, AttackSpec, attack_named, attack_of
 from mixbench.attacks.fast import Engine, FastAutoAttack, FastStage, margins
 from mixbench.attacks.gradient import FGSM, PGD
-from mixbench.attacks.protocol import Attack, AttackWarning, Passes, Stage
+from mixbench.attacks.protocol import FAST, REFERENCE, Attack, AttackWarning, Passes, Stage
 
 __all__ = [
     "CATALOGUE",
     "ENGINES",
+    "FAST",
     "FGSM",
     "PGD",
+    "REFERENCE",
     "Attack",
     "AttackSpec",
     "AttackWarning",
@@ -29,6 +31,6 @@ __all__ = [
     "Passes",
     "Stage",
     "attack_named",
-    "attack_run_by",
+    "attack_of",
     "margins",
 ]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from pyautoattack import checks
 from torch import Tensor, nn
 
-from mixbench.attacks.protocol import AttackWarning, Passes, Stage, isolated, require_norm
+from mixbench.attacks.protocol import REFERENCE, AttackWarning, Passes, Stage, isolated, require_norm
 from mixbench.errors import InvalidInputError
 from mixbench.threat_model import Norm, ThreatModel
 
@@ -153,6 +153,11 @@ class AutoAttack:
 
     name: str = "autoattack"
     version: str = "standard"
+
+    @property
+    def engine(self) -> str:
+        """The plain float32 model."""
+        return REFERENCE
 
     @property
     def implementation(self) -> str:

@@ -1,13 +1,13 @@
 """The attacks by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixbench.attacks.autoattack import AutoAttack
 from mixbench.attacks.fast.autoattack import FastAutoAttack
 from mixbench.attacks.gradient import FGSM, PGD
-from mixbench.attacks.protocol import Attack
+from mixbench.attacks.protocol import FAST, REFERENCE, Attack
 from mixbench.errors import UnknownNameError
-from mixbench.records import FAST_ENGINE
+from mixbench.records import AttackIdentity
 from mixbench.threat_model import Norm
 
 
@@ -15,13 +15,12 @@ from mixbench.threat_model import Norm
 class AttackSpec:
     """An attack with its default hyper-parameters and what it is for."""
 
-    attack: Attack
+    attack: AutoAttack | FGSM | PGD
     norms: tuple[Norm, ...]
     description: str
 
 
-ENGINES = ("fast", "reference")
-"""Who may run AutoAttack."""
+ENGINES = (FAST, REFERENCE)
 
 CATALOGUE: dict[str, AttackSpec] = {
     "fgsm": AttackSpec(FGSM(), (Norm.LINF, Norm.L2), "one gradient step; an upper bound on robust accuracy only"),
@@ -35,17 +34,19 @@ CATALOGUE: dict[str, AttackSpec] = {
 def attack_named(name: str, *, engine: str = "reference") -> Attack:
     """Return the attack called `name` with its default hyper-parameters; raises UnknownNameError.
 
-    `engine` decides who runs AutoAttack: "reference" is pyautoattack, "fast" mixbench's own engine. Other attacks have
-    the one implementation.
+    `engine` "fast" has AutoAttack run by mixbench's own engine instead of pyautoattack, and lets foolbox's attacks see
+    the model's fastest executor; verdicts are the float32 model's in any case.
     """
     if name not in CATALOGUE:
         raise UnknownNameError("attack", name, CATALOGUE)
     if engine not in ENGINES:
         raise UnknownNameError("engine", engine, ENGINES)
-    return FastAutoAttack() if (name, engine) == ("autoattack", "fast") else CATALOGUE[name].attack
+    attack = CATALOGUE[name].attack
+    if engine == REFERENCE:
+        return attack
+    return FastAutoAttack() if isinstance(attack, AutoAttack) else replace(attack, engine=engine)
 
 
-def attack_run_by(name: str, implementation: str) -> Attack:
-    """Return the attack called `name` by the engine that a record's `implementation` names; raises UnknownNameError."""
-    fast = implementation.startswith(FAST_ENGINE)
-    return attack_named(name, engine="fast" if fast else "reference")
+def attack_of(identity: AttackIdentity) -> Attack:
+    """Return the attack that `identity` names, with its engine and default parameters; raises UnknownNameError."""
+    return attack_named(identity.name, engine=identity.engine)

@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from mixbench.errors import InvalidInputError
 from mixbench.threat_model import Norm, ThreatModel
 
+FAST, REFERENCE = "fast", "reference"
+"""The engines: what an attack searches with is the model's fastest executor, or the plain float32 model."""
+
+
+def told(engine: str) -> dict[str, str]:
+    """Return `engine` as a hyper-parameter; the reference goes without saying, as it did before there was another."""
+    return {} if engine == REFERENCE else {"engine": engine}
+
 
 class AttackWarning(UserWarning):
     """Something an attack library says about how far its result can be trusted."""
@@ -71,6 +79,11 @@ class Attack(Stage, Protocol):
     @property
     def implementation(self) -> str:
         """Library and version that run it."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """FAST if it searches with the model's fastest executor, else REFERENCE."""
         ...
 
     @property

@@ -38,8 +38,7 @@ def evaluate_model(
     seed: Annotated[int, typer.Option(min=0, help="The run seed.")] = 0,
     steps: Annotated[int | None, typer.Option(help="PGD: gradient steps. [default: 20]")] = None,
     engine: Annotated[
-        str | None,
-        typer.Option(help="AutoAttack by fast or reference (pyautoattack). [default: fast, for L1 reference]"),
+        str | None, typer.Option(help="fast or reference. [default: fast for autoattack in Linf and L2]")
     ] = None,
     relative_step_size: Annotated[float | None, typer.Option(help="PGD: step over eps. [default: 0.1]")] = None,
     restarts: Annotated[int | None, typer.Option(help="PGD: independent runs. [default: 1]")] = None,
@@ -87,17 +86,13 @@ def evaluate_model(
 
 
 def attack_by(name: str, engine: str | None, norm: str | None) -> "Attack":
-    """Return the attack called `name`; AutoAttack by `engine`, by default the fast one where it knows `norm`."""
-    from mixbench.attacks import attack_named
+    """Return the attack called `name` on `engine`: by default fast for AutoAttack where it knows `norm`."""
+    from mixbench.attacks import FAST, REFERENCE, attack_named
     from mixbench.threat_model import Norm
 
-    if name != "autoattack":
-        attack = attack_named(name)
-        if engine is not None:
-            raise InvalidInputError(f"--engine is for --attack autoattack; {name} has one implementation: leave it out")
-        return attack
     l1 = norm is not None and Norm.parse(norm) is Norm.L1
-    return attack_named(name, engine=engine or ("reference" if l1 else "fast"))
+    usual = FAST if name == "autoattack" and not l1 else REFERENCE
+    return attack_named(name, engine=engine or usual)
 
 
 def with_pgd_options(

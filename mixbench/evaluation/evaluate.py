@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mixbench.attacks import AttackWarning, Engine, FastAutoAttack, Stage
+from mixbench.attacks import FAST, AttackWarning, Engine, FastAutoAttack, Stage
 from mixbench.errors import InvalidInputError
 from mixbench.evaluation.blocks import Block, block_seed, blocks
 from mixbench.evaluation.engine import engine_for
@@ -35,6 +35,7 @@ from mixbench.evaluation.plan import Plan
 from mixbench.evaluation.progress import ProgressCallback
 from mixbench.evaluation.verification import Verdicts, check_within, judge
 from mixbench.evaluation.workspace import StageResult, Workspace
+from mixbench.models import Executor
 from mixbench.records import Provenance
 
 _INSPECTED = 64
@@ -109,6 +110,7 @@ class _Run:
         self.provenance = provenance
         self.ledger = Ledger(plan)
         self.engine: Engine | None = None
+        self.executor: Executor | None = None
         n = len(plan.examples)
         # Which examples go together is nothing to the fast engine, and many at once leave fewer slots empty.
         together = _BLOCKS_TOGETHER if isinstance(plan.attack, FastAutoAttack) else 1
@@ -165,7 +167,7 @@ class _Run:
         def attempt() -> StageResult:
             self.pace.restart()
             started = time.perf_counter()
-            metered = self._metered(images, on_pass=self.pace.passes)
+            metered = self._metered(images, on_pass=self.pace.passes, engine=self.engine)
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("always", AttackWarning)
@@ -219,29 +221,31 @@ class _Run:
                 if not is_out_of_memory(error):
                     raise
                 self.micro_batch = halved(min(self.micro_batch, n), error=error)
-                self.engine = None
+                self.engine = self.executor = None
             # Only here, since the error holds on to the tensors of the failed attempt.
             _release_memory(self.device)
             self._begin_search()
 
-    def _metered(self, images: Tensor, *, on_pass: PassCallback | None = None) -> MeteredModel:
+    def _metered(
+        self, images: Tensor, *, on_pass: PassCallback | None = None, engine: Engine | None = None
+    ) -> MeteredModel:
         return MeteredModel(
-            self.model,
+            self.model if engine is None or self.executor is None else self.executor.network,
             images=images,
             num_classes=self.plan.examples.num_classes,
             micro_batch=self.micro_batch,
             on_pass=on_pass,
-            engine=self.engine,
+            engine=engine,
         )
 
     def _begin_search(self) -> None:
-        """Make the fast engine, where the attack is run by it."""
-        if not isinstance(self.plan.attack, FastAutoAttack):
+        """Make the fast engine, where the attack searches with it."""
+        if self.plan.attack.engine != FAST:
             return
         n = min(_CALIBRATED, len(self.plan.examples))
         images, labels = self._images(0, n), self._labels(0, n)
-        self.engine, executor = engine_for(self.model, images, labels, micro_batch=self.micro_batch)
-        searched = f"float32; searched in {executor.precision} ({executor.kernels})"
+        self.engine, self.executor = engine_for(self.model, images, labels, micro_batch=self.micro_batch)
+        searched = f"float32; searched in {self.executor.precision} ({self.executor.kernels})"
         self.provenance = self.provenance.model_copy(update={"precision": searched})
 
     def _fitting_micro_batch(self) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from mixbench.errors import InvalidInputError, RecordError
-from mixbench.records import FAST_ENGINE, Count, Eps, EvaluationRecord, Name, Sha256
+from mixbench.records import Count, Eps, EvaluationRecord, Name, Sha256
 from mixbench.threat_model import Norm, ThreatModel
 
 PROTOCOLS_NAME = "protocols"
@@ -48,7 +48,7 @@ class Evaluations(_Value):
         eps: The radii, ascending; they are attacked in this order, in one run.
         subset: A name in `BoardProtocol.subsets`.
         parameters: Hyper-parameters that the attack must have had; those not named may be any.
-        engine: Who runs AutoAttack: "reference" (pyautoattack) or "fast" (mixbench's own engine).
+        engine: What it searches with: "reference", the plain model and pyautoattack, or "fast", mixbench's own engine.
     """
 
     attack: Name
@@ -111,7 +111,7 @@ class BoardProtocol(_Value):
             and (data.fingerprint, data.n) == (subset.fingerprint, subset.n)
             and (attack.name, record.threat_model.norm) == (evaluations.attack, evaluations.norm)
             and (record.protocol.seed, record.protocol.block_size) == (self.seed, self.block_size)
-            and (evaluations.engine == "fast") == attack.implementation.startswith(FAST_ENGINE)
+            and evaluations.engine == attack.engine
             and grid == evaluations.eps[: len(grid)]
             and evaluations.parameters.items() <= attack.parameters.items()
         )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mixbench.models.channel_major import ChannelMajorConvMixer, ChannelMajorResNet, is_separated_resnet
 from mixbench.models.folded import FoldedConvMixer
 
-_GRADIENT_SCALE = 1024.0
+_GRADIENT_SIZE = 1024.0
+"""The largest slope of an image's logits on the way back: float16 ends at 65,504, and rounds to 0 below 6e-8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +56,41 @@ class _GradientScaled(nn.Module):
         self.network = network
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
-        scaled: Any = _ScaleGradient.apply
-        return scaled(self.network(scaled(images, 1 / _GRADIENT_SCALE)), _GRADIENT_SCALE)
+        enter: Any = _ScaledBack.apply
+        leave: Any = _Scaled.apply
+        sizes = _Sizes()
+        return leave(self.network(enter(images, sizes)), sizes)
 
 
-class _ScaleGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
+class _Sizes:
+    """What the gradients of one pass were divided by, an image each."""
+
+    values: Float[Tensor, "batch 1"]
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity on logits; the gradients of each image are given the same size on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
+    def forward(ctx: Any, logits: Tensor, sizes: _Sizes) -> Tensor:
+        ctx.sizes = sizes
+        return logits.view_as(logits)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - one output
-        return gradient * ctx.factor, None
+        largest = gradient.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(gradient.dtype).tiny)
+        ctx.sizes.values = largest / _GRADIENT_SIZE
+        return gradient / largest * _GRADIENT_SIZE, None
+
+
+class _ScaledBack(torch.autograd.Function):
+    """The identity on images; their gradients get their own sizes back."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, sizes: _Sizes) -> Tensor:
+        ctx.sizes = sizes
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] - one output
+        return gradient * ctx.sizes.values[:, :, None, None], None

@@ -1,12 +1,13 @@
 """Whether a record follows a protocol that is known here: its data, its attack and the passes the attack spends."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from mixbench.attacks import PGD, Attack, attack_run_by
+from mixbench import attacks
+from mixbench.attacks import PGD, Attack
 from mixbench.datasets import CATALOGUE, Examples, load_examples
 from mixbench.errors import MixbenchError, RecordError, UnknownNameError
 from mixbench.evaluation import BLOCK_SIZE
@@ -75,10 +76,15 @@ def check_table(evidence: Evidence, examples: Examples) -> None:
 def attack_of(identity: AttackIdentity) -> Attack:
     """Return the attack that a record names, as it is configured there; raises RecordError."""
     try:
-        attack = attack_run_by(identity.name, identity.implementation)
+        attack = attacks.attack_of(identity)
         if isinstance(attack, PGD):
             told = identity.parameters
-            attack = PGD(int(told["steps"]), float(told["relative_step_size"]), int(told["restarts"]))
+            attack = replace(
+                attack,
+                steps=int(told["steps"]),
+                relative_step_size=float(told["relative_step_size"]),
+                restarts=int(told["restarts"]),
+            )
             if attack.steps * attack.restarts > _MOST_STEPS:
                 raise RecordError(f"{attack.steps * attack.restarts} steps of pgd are over {_MOST_STEPS}: use fewer")
     except UnknownNameError as error:

@@ -1,7 +1,8 @@
 import pytest
 
-from mixbench.attacks import CATALOGUE, PGD, Attack, AutoAttack, attack_named
+from mixbench.attacks import CATALOGUE, ENGINES, PGD, Attack, AutoAttack, attack_named, attack_of
 from mixbench.errors import InvalidInputError, UnknownNameError
+from mixbench.records import AttackIdentity
 from mixbench.threat_model import Norm, ThreatModel
 
 IMAGE_SIZE = (3, 32, 32)
@@ -39,10 +40,25 @@ def test_the_stages_have_different_names_and_some_work_to_do(name: str) -> None:
     assert all(stage.passes(threat_model, num_classes=10).work > 0 for stage in attack.stages)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", list(CATALOGUE))
+def test_an_attack_is_found_again_by_what_a_record_says_of_it(name: str, engine: str) -> None:
+    attack = attack_named(name, engine=engine)
+    parameters = dict(attack.parameters(ThreatModel.parse("Linf 1/10"), num_classes=10))
+    identity = AttackIdentity(
+        name=name, version=attack.version, implementation=attack.implementation, parameters=parameters
+    )
+    assert attack_of(identity) == attack
+    assert attack.engine == identity.engine == engine
+
+
 @pytest.mark.parametrize(
     ("attack", "text"),
     [
-        (PGD(), "PGD(steps=20, relative_step_size=0.1, restarts=1, name='pgd', version='standard')"),
+        (
+            PGD(),
+            "PGD(steps=20, relative_step_size=0.1, restarts=1, name='pgd', version='standard', engine='reference')",
+        ),
         (AutoAttack(), "AutoAttack(name='autoattack', version='standard')"),
     ],
     ids=["pgd", "autoattack"],

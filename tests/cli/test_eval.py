@@ -126,7 +126,6 @@ def test_the_record_says_which_engine_ran_autoattack(
     [
         (["--engine", "fasst"], ["unknown engine 'fasst'", "did you mean 'fast'"]),
         (["--engine", "fast", "--norm", "L1", "--eps", "1"], ["no L1 version of AutoAttack", "--engine reference"]),
-        (["--engine", "fast", "--attack", "pgd"], ["--engine is for --attack autoattack", "leave it out"]),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused(

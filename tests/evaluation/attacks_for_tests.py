@@ -104,6 +104,7 @@ class Staged:
     name: str = "staged"
     version: str = "test"
     implementation: str = "by hand"
+    engine: str = "reference"
 
     def perturb(
         self, model: nn.Module, images: Tensor, labels: Tensor, threat_model: ThreatModel, *, seed: int

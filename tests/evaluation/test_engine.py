@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixbench.attacks import AutoAttack, FastAutoAttack
+from mixbench.attacks import AutoAttack, FastAutoAttack, attack_named
 from mixbench.datasets import Examples, load_examples
 from mixbench.evaluation import Evaluation, compare_engines, evaluate, plan
 from mixbench.evaluation.engine import engine_for
@@ -119,3 +119,17 @@ def test_both_engines_are_compared_on_the_same_examples() -> None:
     assert operations_of(flat, (1, 6, 6)) == 2 * 36 * 5
     slower = replace(result.reference[0], seconds=result.reference[0].seconds + 100)
     assert replace(result, reference=(slower, *result.reference)).best is result.reference[0]
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_gradient_attacks_may_search_with_the_executor(name: str, digits: Examples, tmp_path: Path) -> None:
+    model, found = load_model("convmixer_frozen.digits"), dict[str, Evaluation]()
+    for engine in ("fast", "reference"):
+        run_plan = plan(model, digits, attack_named(name, engine=engine), RADII, seed=0)
+        (found[engine],) = evaluate(run_plan, workspace=tmp_path / engine)
+    fast, reference = found["fast"].record, found["reference"].record
+    assert (fast.attack.engine, reference.attack.engine) == ("fast", "reference")
+    assert fast.provenance.precision == "float32; searched in float32 (folded)"
+    assert fast.protocol.hash != reference.protocol.hash
+    assert (fast.cost.forwards, fast.cost.backwards) == (reference.cost.forwards, reference.cost.backwards)
+    assert np.array_equal(broken(found["fast"]), broken(found["reference"]))

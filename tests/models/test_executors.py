@@ -6,7 +6,7 @@ import torch
 from timm.models.convmixer import ConvMixer
 from torch import nn
 
-from mixbench.models import ARCHITECTURES, ModelSpec, executor_for
+from mixbench.models import ARCHITECTURES, ChannelMajorConvMixer, ModelSpec, executor_for
 from mixbench.models.executors import _GradientScaled
 from mixbench.models.folded import FoldedConvMixer
 
@@ -49,6 +49,20 @@ def test_holding_gradients_large_changes_nothing_where_precision_is_no_matter() 
         _logits_and_gradient(_GradientScaled(model), images), _logits_and_gradient(model, images), strict=True
     ):
         assert torch.allclose(scaled, plain, rtol=1e-12, atol=0)
+
+
+def test_slopes_far_below_float16_reach_the_image() -> None:
+    model = _convmixer(3, 1, (1, 6, 6))
+    half = ChannelMajorConvMixer(model, (1, 6, 6), dtype=torch.float16, inference=True)
+    images = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    slopes = torch.tensor([1.0, 1e-12, 0.0])[:, None] * torch.arange(5.0)
+    gradients = []
+    for network in (model, _GradientScaled(half)):
+        leaf = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(network(leaf), leaf, slopes)[0].flatten(1))
+    expected, found = gradients
+    assert ((found - expected).norm(dim=1) <= 0.02 * expected.norm(dim=1)).all()
+    assert (expected.norm(dim=1) > 0).tolist() == [True, True, False]
 
 
 def test_on_the_cpu_a_convmixer_is_folded_and_anything_else_is_computed_as_it_is() -> None:

@@ -15,7 +15,7 @@ from mixbench.attacks.fast.engine import Engine, Outcome
 from mixbench.attacks.fast.fab import Fab
 from mixbench.attacks.fast.search import Search, margins
 from mixbench.attacks.fast.square import Square
-from mixbench.attacks.protocol import Passes, Stage, require_norm
+from mixbench.attacks.protocol import FAST, Passes, Stage, require_norm
 from mixbench.errors import InvalidInputError
 from mixbench.records import FAST_ENGINE
 from mixbench.threat_model import Norm, ThreatModel
@@ -104,6 +104,11 @@ class FastAutoAttack:
 
     name: str = "autoattack"
     version: str = "standard"
+
+    @property
+    def engine(self) -> str:
+        """The model's fastest executor."""
+        return FAST
 
     @property
     def implementation(self) -> str:

@@ -54,6 +54,8 @@ class Engine:
     captured once for each search and width and kept as long as the engine.
 
     Attributes:
+        network: What is searched with.
+        judge: What has the last word.
         slots: How many examples are attacked at once, at most.
         suspicion: The judge is asked about candidates whose margin by the network is below this: 0 for a network that
             agrees with the judge, the largest disagreement for one in half precision. An example whose candidate was
@@ -73,7 +75,7 @@ class Engine:
         graphs: bool = True,
     ) -> None:
         self.slots, self.suspicion, self.longest_stride, self.graphs = slots, suspicion, longest_stride, graphs
-        self._network, self.judge = network, judge
+        self.network, self.judge = network, judge
         self._graphed: dict[Hashable, GraphedSteps[Any]] = {}
         self._pool: Any = None
 
@@ -100,30 +102,30 @@ class Engine:
     def steps(self, search: Search[S], slots: S) -> Steps[S]:
         """Return `search` under way on slots that begin as copies of `slots`."""
         if not (self.graphs and slots.images.is_cuda):
-            return PlainSteps(search, self._network, slots)
+            return PlainSteps(search, self.network, slots)
         key = (search, tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in slots.tensors()))
         if key in self._graphed:
             self._graphed[key].restart(slots)
             return self._graphed[key]
-        written = PlainSteps(search, self._network, slots)
+        written = PlainSteps(search, self.network, slots)
         return EventuallyGraphed(written, lambda now: self._captured(key, search, now))
 
     def _captured(self, key: Hashable, search: Search[S], slots: S) -> Steps[S]:
         self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            self._graphed[key] = GraphedSteps(search, self._network, slots, pool=self._pool)
+            self._graphed[key] = GraphedSteps(search, self.network, slots, pool=self._pool)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
             # A network that makes the host wait cannot be captured: it is slower as written, and no less right.
             self.graphs = False
-            return PlainSteps(search, self._network, slots)
+            return PlainSteps(search, self.network, slots)
         return self._graphed[key]
 
     def clean_logits(self, images: Float[Tensor, "example channel height width"]) -> Float[Tensor, "example logit"]:
         """Return the network's logits of `images`: near enough for the order of the targets."""
         with torch.no_grad():
-            return torch.cat([self._network(cut) for cut in images.split(self.slots)])
+            return torch.cat([self.network(cut) for cut in images.split(self.slots)])
 
     def width(self, examples: int, device: torch.device) -> int:
         """Return how many slots to use for so many examples.
