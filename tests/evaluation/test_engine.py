@@ -1,5 +1,6 @@
 """AutoAttack by the fast engine, as the harness runs it."""
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from mixbench.evaluation.engine_benchmark import operations_of
 from mixbench.models import load_model
 from mixbench.store import decode_examples
 from mixbench.threat_model import Norm, ThreatModel
+from tests.canaries.digits_model import Wrapped
 from tests.models_for_tests import as_floats, grey_levels, labelled_by, linear_model, loaded
 
 RADII = [ThreatModel.parse("Linf 1/10")]
@@ -133,3 +135,15 @@ def test_gradient_attacks_may_search_with_the_executor(name: str, digits: Exampl
     assert fast.protocol.hash != reference.protocol.hash
     assert (fast.cost.forwards, fast.cost.backwards) == (reference.cost.forwards, reference.cost.backwards)
     assert np.array_equal(broken(found["fast"]), broken(found["reference"]))
+
+
+def test_a_model_that_hides_its_gradients_is_named_in_the_record(tmp_path: Path) -> None:
+    stairs = Wrapped(linear_model(), before=lambda images: torch.round(images * 15) / 15).eval()
+    doubts: list[tuple[str, ...]] = []
+    for name, model in (("stairs", stairs), ("linear", linear_model())):
+        run_plan = plan(loaded(model), labelled_by(model, grey_levels(8)), FastAutoAttack(), RADII, seed=0)
+        (evaluation,) = evaluate(run_plan, workspace=tmp_path / name)
+        doubts.append(tuple(warning for warning in evaluation.record.warnings if "zero" in warning))
+    assert len(doubts[0]) == 1
+    assert re.fullmatch(r"apgd-t: \d of \d examples have a zero gradient at the start, .* overestimated", doubts[0][0])
+    assert doubts[1] == ()

@@ -47,6 +47,7 @@ class ApgdSlots(Slots):
         rises: How often the loss has grown since the check.
         halved: Whether the check halved the step size.
         step_size: In the norm of the threat model.
+        flat: Where the gradient of the DLR loss was zero at the start. That of the cross-entropy may be: it saturates.
     """
 
     target: Int64[Tensor, " slot"]
@@ -61,6 +62,7 @@ class ApgdSlots(Slots):
     rises: PerSlot
     halved: Bool[Tensor, " slot"]
     step_size: PerSlot
+    flat: Bool[Tensor, " slot"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Apgd:
             # There is nothing yet that the first check could find unimproved.
             halved=torch.ones_like(labels, dtype=torch.bool),
             step_size=2 * eps,
+            flat=torch.zeros_like(labels, dtype=torch.bool),
         )
 
     @torch.no_grad()
@@ -148,6 +151,8 @@ class Apgd:
         # Half precision may overflow, which must not spoil the run for good.
         gradient = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         slots.consider(slots.iterate, margins(logits, slots.labels))
+        if self.loss != "ce":
+            slots.flat |= (slots.steps == 0) & (gradient.flatten(1).abs().amax(1) == 0)
         improved = (losses > slots.best_loss) & (losses < torch.inf)
         for own, found in ((slots.best, slots.iterate), (slots.best_gradient, gradient), (slots.best_loss, losses)):
             assign(own, improved, found)

@@ -1,5 +1,6 @@
 """AutoAttack (arXiv 2003.01690), standard version, run by the fast engine."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from mixbench.attacks.fast.engine import Engine, Outcome
 from mixbench.attacks.fast.fab import Fab
 from mixbench.attacks.fast.search import Search, margins
 from mixbench.attacks.fast.square import Square
-from mixbench.attacks.protocol import FAST, Passes, Stage, require_norm
+from mixbench.attacks.protocol import FAST, AttackWarning, Passes, Stage, require_norm
 from mixbench.errors import InvalidInputError
 from mixbench.records import FAST_ENGINE
 from mixbench.threat_model import Norm, ThreatModel
@@ -83,9 +84,14 @@ class FastStage:
         self, engine: Engine, images: Tensor, labels: Tensor, threat_model: ThreatModel, seed: int, *, on_steps: Any
     ) -> Outcome:
         logits = engine.clean_logits(images)
-        return engine.run(
+        outcome = engine.run(
             self.search(threat_model.norm), images, labels, logits, threat_model, seed=seed, on_steps=on_steps
         )
+        if outcome.flat.any():
+            flat = f"{int(outcome.flat.sum())} of {len(images)} examples have a zero gradient at the start"
+            doubt = f"{self.name}: {flat}, a sign of masked gradients: robust accuracy may be overestimated"
+            warnings.warn(AttackWarning(doubt), stacklevel=4)
+        return outcome
 
     def passes(self, threat_model: ThreatModel, *, num_classes: int) -> Passes:
         """Return the passes of a search that finds nothing."""

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mixbench.attacks.fast.graph import EventuallyGraphed, GraphedSteps, PlainSteps, Steps
-from mixbench.attacks.fast.search import Images, Network, PerSlot, S, Search
+from mixbench.attacks.fast.search import Images, Network, PerSlot, S, Search, SeesGradients
 from mixbench.attacks.fast.seats import Seats
 from mixbench.attacks.fast.streams import example_keys
 from mixbench.threat_model import ThreatModel
@@ -36,6 +36,7 @@ class Outcome:
         backwards: As above.
         confirmations: How often the judge was asked.
         refuted: How often it denied.
+        flat: Which examples showed a zero gradient to a search that notices, at the start of any run.
     """
 
     adversarial: Float[Tensor, "example channel height width"]
@@ -44,6 +45,7 @@ class Outcome:
     backwards: Int64[np.ndarray, " example"]
     confirmations: int
     refuted: int
+    flat: Bool[np.ndarray, " example"]
 
 
 class Engine:
@@ -185,7 +187,7 @@ class _Attack(Generic[S]):
     def __init__(self, engine: Engine, examples: _Examples[S], on_steps: PassCallback) -> None:
         self._engine, self._examples, self._on_steps = engine, examples, on_steps
         self._adversarial = examples.images.clone()
-        self._broken = np.zeros(len(examples), dtype=np.bool_)
+        self._broken, self._flat = (np.zeros(len(examples), dtype=np.bool_) for _ in range(2))
         self._steps, self._asked = (np.zeros(len(examples), dtype=np.int64) for _ in range(2))
         self._confirmed = 0
         # Rows of an example and a run.
@@ -206,6 +208,7 @@ class _Attack(Generic[S]):
             backwards=self._steps * passes.backwards,
             confirmations=asked,
             refuted=asked - self._confirmed,
+            flat=self._flat,
         )
 
     def _begin(self) -> tuple[Seats, Steps[S]]:
@@ -231,7 +234,7 @@ class _Attack(Generic[S]):
         done = last | (seats.busy & self._broken[seats.examples])
         if not done.any():
             return False
-        self._dismiss(seats, done)
+        self._dismiss(seats, done, under_way.slots)
         return True
 
     def _ask(self, asked: Int64[np.ndarray, " row"], seats: Seats, slots: S) -> None:
@@ -250,10 +253,12 @@ class _Attack(Generic[S]):
         kept = np.flatnonzero(confirmed)[first]
         self._adversarial[self._examples.index(broken)] = candidates[self._examples.index(kept)]
 
-    def _dismiss(self, seats: Seats, done: Bool[np.ndarray, " slot"]) -> None:
+    def _dismiss(self, seats: Seats, done: Bool[np.ndarray, " slot"], slots: S) -> None:
         """Empty slots; where an example resisted its first run, the others are to follow."""
         examples = seats.examples[done]
         np.add.at(self._steps, examples, seats.steps[done])
+        if isinstance(slots, SeesGradients):
+            np.logical_or.at(self._flat, examples, slots.flat.cpu().numpy()[done])
         resisted = examples[(seats.runs[done] == 0) & ~self._broken[examples]]
         others = np.arange(1, self._examples.runs)
         more = np.stack([np.tile(resisted, len(others)), np.repeat(others, len(resisted))], axis=1)

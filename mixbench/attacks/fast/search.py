@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -71,6 +71,17 @@ class Slots:
 
 
 S = TypeVar("S", bound=Slots)
+
+
+@runtime_checkable
+class SeesGradients(Protocol):
+    """Slots of a search that notices where the model hides its gradient.
+
+    Attributes:
+        flat: Where the gradient was zero in every pixel at the start of the run.
+    """
+
+    flat: Bool[Tensor, " slot"]
 
 
 class Search(Protocol[S]):
