@@ -37,9 +37,10 @@ def executor_for(model: nn.Module, image_size: tuple[int, int, int], device: tor
     On CUDA, ConvMixers and separated ResNets are computed channel by channel in float16 with sums in float32; on the
     CPU a ConvMixer's constants are folded. Any other network is computed as it is.
     """
-    if isinstance(model, ConvMixer) and device.type == "cpu":
+    known = type(model) is ConvMixer
+    if known and device.type == "cpu":
         return Executor(FoldedConvMixer(model, image_size).eval(), "folded", "float32")
-    if device.type == "cuda" and isinstance(model, ConvMixer):
+    if device.type == "cuda" and known:
         fast: nn.Module = ChannelMajorConvMixer(model, image_size, dtype=torch.float16, inference=True)
     elif device.type == "cuda" and isinstance(model, ResNet) and is_separated_resnet(model):
         fast = ChannelMajorResNet(model, image_size, dtype=torch.float16, inference=True)

@@ -1,14 +1,17 @@
 """How the network behaves: what an honest image classifier does and one built to fool an attack may not."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from mixbench.attacks import Engine
 from mixbench.datasets import Examples
 from mixbench.errors import RecordError
+from mixbench.evaluation.engine import engine_for
 from mixbench.evaluation.metering import MeteredModel, fitting_micro_batch, memory_budget
 from mixbench.evaluation.model_checks import check_outputs
 from mixbench.evaluation.verification import judge
@@ -19,6 +22,7 @@ from mixbench.submission.manifest import CONFIG_NAME
 
 _CPU = torch.device("cpu")
 _INSPECTED = 64
+_CALIBRATED = 512
 _ALONE = 4
 _BATCH_TOLERANCE = 1e-4
 _MARGIN_TOLERANCE = 1e-3
@@ -44,9 +48,17 @@ class Subject:
             self._micro_batch = fitting_micro_batch(self.model, self.images[:1], budget=memory_budget(_CPU))
         return self._micro_batch
 
-    def metered(self, images: Tensor) -> MeteredModel:
-        """Return the network as an attack on `images` may see it."""
-        return MeteredModel(self.model, images=images, num_classes=self.num_classes, micro_batch=self.micro_batch)
+    def metered(self, images: Tensor, *, engine: Engine | None = None) -> MeteredModel:
+        """Return the network as an attack on `images` may see it, with `engine` for an attack that searches with it."""
+        return MeteredModel(
+            self.model, images=images, num_classes=self.num_classes, micro_batch=self.micro_batch, engine=engine
+        )
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The fast engine for the network."""
+        images, labels = self.images[:_CALIBRATED], self.labels[:_CALIBRATED]
+        return engine_for(self.model, images, labels, micro_batch=self.micro_batch)[0]
 
 
 def check_eval_mode(subject: Subject) -> str:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Int64
 from scipy import stats
 
-from mixbench.attacks import Stage
+from mixbench.attacks import FAST, Stage
 from mixbench.errors import RecordError
 from mixbench.evaluation.verification import check_within, judge
 from mixbench.submission.behaviour import Subject
@@ -135,6 +135,7 @@ def attacked(
 ) -> Bool[np.ndarray, " attacked"]:
     """Return which of the examples at `positions` the stages break, one after the other, by more than rounding."""
     threat_model = evidence.record.threat_model.value
+    engine = subject.engine if evidence.record.attack.engine == FAST else None
     broken = np.zeros(len(positions), dtype=bool)
     for stage in stages:
         left = np.flatnonzero(~broken)
@@ -142,7 +143,8 @@ def attacked(
             break
         chosen = torch.from_numpy(positions[left])
         images, labels = subject.images[chosen], subject.labels[chosen]
-        found = stage.perturb(subject.metered(images), images.clone(), labels.clone(), threat_model, seed=seed).detach()
+        metered = subject.metered(images, engine=engine)
+        found = stage.perturb(metered, images.clone(), labels.clone(), threat_model, seed=seed).detach()
         check_within(found, images, threat_model, attack=stage.name)
         margins = judge(subject.model, found, labels, micro_batch=subject.micro_batch).margins
         broken[left] = margins.numpy() < -BORDERLINE

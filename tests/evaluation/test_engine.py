@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +106,22 @@ def test_the_judge_is_asked_about_all_that_the_executor_might_misjudge() -> None
     engine, executor = engine_for(model, images, labels, micro_batch=5)
     assert (executor.network is model, engine.suspicion, engine.slots) == (True, 0, 4)
     assert torch.equal(engine.judge(images, labels) >= 0, torch.ones(12, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("changed", ["activation", "bias"])
+def test_a_changed_architecture_is_not_taken_for_the_known_one(changed: str, digits: Examples) -> None:
+    """Its fast executor would compute another function, and the search would look for another model's weaknesses."""
+    model: Any = load_model("convmixer_frozen.digits").module
+    images = torch.from_numpy(digits.images.copy()).float() / 255
+    labels = torch.from_numpy(digits.labels.copy())
+    assert engine_for(model, images, labels, micro_batch=64)[1].kernels == "folded"
+    if changed == "activation":
+        model.blocks[2][2] = nn.ReLU()
+    else:
+        model.blocks[1][0].fn[0].register_forward_hook(lambda _module, _inputs, output: output + 1)
+    engine, executor = engine_for(model, images, labels, micro_batch=64)
+    assert (executor.kernels, executor.network) == ("eager", model)
+    assert engine.suspicion == 0
 
 
 def test_both_engines_are_compared_on_the_same_examples() -> None:
