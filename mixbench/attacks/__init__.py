@@ -9,7 +9,7 @@ returns.
 """
 
 from mixbench.attacks.autoattack import AutoAttack
-from mixbench.attacks.catalogue import CATALOGUE, ENGINES, AttackSpec, attack_named, attack_of
+from mixbench.attacks.catalogue import CATALOGUE, ENGINES, AttackSpec, attack_named, attack_of, usual_engine
 from mixbench.attacks.fast import Engine, FastAutoAttack, FastStage, margins
 from mixbench.attacks.gradient import FGSM, PGD
 from mixbench.attacks.protocol import FAST, REFERENCE, Attack, AttackWarning, Passes, Stage
@@ -33,4 +33,5 @@ __all__ = [
     "attack_named",
     "attack_of",
     "margins",
+    "usual_engine",
 ]

@@ -47,6 +47,11 @@ def attack_named(name: str, *, engine: str = "reference") -> Attack:
     return FastAutoAttack() if isinstance(attack, AutoAttack) else replace(attack, engine=engine)
 
 
+def usual_engine(name: str, norm: Norm | None) -> str:
+    """Return FAST for AutoAttack in a norm that the fast engine knows, None being one, and REFERENCE for all else."""
+    return FAST if name == "autoattack" and norm is not Norm.L1 else REFERENCE
+
+
 def attack_of(identity: AttackIdentity) -> Attack:
     """Return the attack that `identity` names, with its engine and default parameters; raises UnknownNameError."""
     return attack_named(identity.name, engine=identity.engine)

@@ -87,12 +87,11 @@ def evaluate_model(
 
 def attack_by(name: str, engine: str | None, norm: str | None) -> "Attack":
     """Return the attack called `name` on `engine`: by default fast for AutoAttack where it knows `norm`."""
-    from mixbench.attacks import FAST, REFERENCE, attack_named
+    from mixbench.attacks import attack_named, usual_engine
     from mixbench.threat_model import Norm
 
-    l1 = norm is not None and Norm.parse(norm) is Norm.L1
-    usual = FAST if name == "autoattack" and not l1 else REFERENCE
-    return attack_named(name, engine=engine or usual)
+    parsed = None if norm is None else Norm.parse(norm)
+    return attack_named(name, engine=engine or usual_engine(name, parsed))
 
 
 def with_pgd_options(

@@ -30,11 +30,12 @@ def chosen_plans(
     seed: int,
 ) -> "list[Plan]":
     """Return a plan for each of the `attacks`, names separated by commas."""
-    from mixbench.attacks import attack_named
+    from mixbench.attacks import attack_named, usual_engine
     from mixbench.evaluation import plan
 
     names = [name.strip() for name in attacks.split(",")]
-    return [plan(loaded, examples, attack_named(name), threat_models, seed=seed) for name in names]
+    chosen = [attack_named(name, engine=usual_engine(name, threat_models[0].norm)) for name in names]
+    return [plan(loaded, examples, attack, threat_models, seed=seed) for attack in chosen]
 
 
 def read_board(path: Path, *, dataset: str) -> "BoardProtocol":
