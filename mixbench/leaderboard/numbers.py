@@ -71,6 +71,8 @@ def command(record: EvaluationRecord, cards: Mapping[str, Card]) -> str:
     if record.attack.name == "pgd":
         for name in ("steps", "relative_step_size", "restarts"):
             words += [f"--{name.replace('_', '-')}", record.attack.parameters.get(name, "")]
+    if record.attack.name == "autoattack" or record.attack.engine != "reference":
+        words += ["--engine", record.attack.engine]
     words += ["--dataset", data.name, "--norm", threat_model.norm.value]
     words += ["--eps", ",".join(str(eps) for eps in protocol.eps_grid), "--seed", str(protocol.seed)]
     words += [] if data.split == "test" else ["--split", data.split]
