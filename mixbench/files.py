@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from mixbench.errors import RecordError
+from mixbench.errors import InvalidInputError, RecordError
 
 _STORAGE_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -17,6 +17,15 @@ _STORAGE_ERRORS = {
     errno.ENOTDIR: "a part of the path is a file",
     errno.EEXIST: "a file is in the way",
 }
+
+
+PICTURE_FORMATS = (".png", ".svg", ".pdf")
+
+
+def check_picture(path: Path) -> None:
+    """Raise InvalidInputError if `path` does not end in the name of a known picture format."""
+    if path.suffix.lower() not in PICTURE_FORMATS:
+        raise InvalidInputError(f"{path} names no picture format: end it with {', '.join(PICTURE_FORMATS)}")
 
 
 def sha256_of(path: Path) -> str:

@@ -73,7 +73,7 @@ def _train_one(run: "TrainingRun", places: "Places", *, overwrite: bool, plot: P
     run.resolved_recipe()
     folder = places.output / run.name
     if plot is not None:
-        from mixbench.training.curves import check_picture
+        from mixbench.files import check_picture
 
         check_picture(plot)
     if folder.exists() and not overwrite:

@@ -10,6 +10,7 @@
 from mixbench.evaluation.benchmark import BareRun, Comparison, compare_with_bare
 from mixbench.evaluation.blocks import BLOCK_SIZE, block_seed
 from mixbench.evaluation.engine_benchmark import EngineComparison, EngineRun, compare_engines
+from mixbench.evaluation.engine_curves import draw_engine_times
 from mixbench.evaluation.evaluate import evaluate
 from mixbench.evaluation.ledger import Evaluation
 from mixbench.evaluation.plan import Plan, plan
@@ -29,6 +30,7 @@ __all__ = [
     "block_seed",
     "compare_engines",
     "compare_with_bare",
+    "draw_engine_times",
     "evaluate",
     "plan",
     "remove_workspace",

@@ -5,17 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mixbench.errors import InvalidInputError
 from mixbench.files import storage_error
 from mixbench.training.log import Epoch
-
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def check_picture(path: Path) -> None:
-    """Raise InvalidInputError if `path` does not end in the name of a known format."""
-    if path.suffix.lower() not in FORMATS:
-        raise InvalidInputError(f"{path} names no picture format: end it with {', '.join(FORMATS)}")
 
 
 def draw_curves(path: Path, epochs: Sequence[Epoch], *, title: str) -> None:

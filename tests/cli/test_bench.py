@@ -24,9 +24,12 @@ def test_bench_eval_shows_the_harness_beside_the_bare_library(here: Path, mixben
 
 @pytest.mark.slow
 def test_bench_autoattack_shows_both_engines_on_the_same_examples(here: Path, mixbench: Run) -> None:
-    model = ("--model", "tests.cli.factories:nearest_mean", "--dataset", "digits", "--n-examples", 8)
-    outcome = mixbench("bench", "autoattack", *model, "--eps", "1", "--batch-sizes", "4,8,1000", "--json")
-    content = json.loads(outcome.out)
+    model = ("--model", "tests.cli.factories:nearest_mean", "--dataset", "digits", "--n-examples", "4,8")
+    outcome = mixbench(
+        "bench", "autoattack", *model, "--eps", "1", "--batch-sizes", "4,8,1000", "--json", "--plot", "times.svg"
+    )
+    few, content = json.loads(outcome.out)
+    assert [run["record"]["dataset"]["n"] for run in [*few["fast"], *few["reference"]]] == [4, 4]
     records = [
         EvaluationRecord.from_json(json.dumps(run["record"])) for run in [*content["fast"], *content["reference"]]
     ]
@@ -34,8 +37,23 @@ def test_bench_autoattack_shows_both_engines_on_the_same_examples(here: Path, mi
     assert [record.attack.implementation.split()[0] for record in records] == ["mixbench", *2 * ["pyautoattack"]]
     assert (content["agreement"], content["only_fast"], content["only_reference"]) == (1, [], [])
     assert content["ratio"] == min(run["seconds"] for run in content["reference"]) / content["fast"][0]["seconds"]
-    assert len(outcome.err.strip().splitlines()) == 3
-    assert tree(here) == {}
+    assert len(outcome.err.strip().splitlines()) == 5
+    assert list(tree(here)) == ["times.svg"]
+    assert "fast engine" in (here / "times.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--n-examples", "10,none"], ["n-examples '10,none'", "100,300,1000"]),
+        (["--plot", "times"], ["times names no picture format", ".svg"]),
+        (["--eps", "1/4,1/2"], ["several radii", "one at a time"]),
+    ],
+)
+def test_a_value_that_bench_autoattack_cannot_use_is_refused(
+    arguments: list[str], fragments: list[str], mixbench: Run
+) -> None:
+    assert mixbench("bench", "autoattack", *arguments).refuses(*fragments)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import pytest
 from PIL import Image
 
 from mixbench.errors import InvalidInputError, RecordError
+from mixbench.files import check_picture
 from mixbench.records import Accuracy
 from mixbench.training import Epoch
-from mixbench.training.curves import check_picture, draw_curves
+from mixbench.training.curves import draw_curves
 
 
 def _epochs(n: int) -> list[Epoch]:
