@@ -5,6 +5,7 @@ a batch of products with each channel's Toeplitz matrix, whose cost does not gro
 with a band of it (see `bands`). On a GPU, what lies between the products is computed by `fused_norm`.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixbench.models.bands import ALIGNED, Bands, mix_in_bands
+
+HAS_TRITON = find_spec("triton") is not None
+"""It comes with torch for CUDA on Linux alone."""
 
 Cells = Float[Tensor, "channel cell"]
 Placements = Float[Tensor, "tap source target"]
@@ -27,8 +31,8 @@ class ChannelMajorConvMixer(nn.Module):
     Equal to `model` up to the rounding of `dtype`, in which activations are kept; sums, normalisation and logits are
     at least float32. Only for inputs of `image_size`, channels, height and width.
 
-    For `inference` the weights are read once, now, and the first layer is computed in float32, since pixels that differ
-    by less than half precision shows make a difference to an attack.
+    For `inference` the first layer is computed in float32, since pixels that differ by less than half precision shows
+    make a difference to an attack.
     """
 
     def __init__(
@@ -53,11 +57,6 @@ class ChannelMajorConvMixer(nn.Module):
         else:
             placements = band_placements(spatial, self._bands)
         self.register_buffer("placements", placements.to(dtype), persistent=False)
-        if inference and self._bands is None:
-            placements = placements.to(stem.weight.device, dtype)
-            for number, block in enumerate(_blocks(model)):
-                toeplitz = _toeplitz(block[0].fn[0], placements)
-                self.register_buffer(f"toeplitz{number}", toeplitz, persistent=False)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
         """Return the logits of `images` in [0, 1]."""
@@ -70,26 +69,26 @@ class ChannelMajorConvMixer(nn.Module):
         pixels = images if self._inference else images.to(self._dtype)
         x = _mix_channels(stem[0], patches(pixels, self._patch)).to(self._dtype)
         x = _activated_norm(x, stem[0].bias, stem[2], gelu=True)
-        for number, block in enumerate(_blocks(model)):
-            mixed, x = self._mixed(number, block[0].fn[0], x, n)
+        for block in _blocks(model):
+            mixed, x = self._mixed(block[0].fn[0], x, n)
             x = _mixer_block(block, mixed, x)
         return x
 
-    def _mixed(self, number: int, spatial: nn.Conv2d, x: Cells, n: int) -> tuple[Cells, Cells]:
+    def _mixed(self, spatial: nn.Conv2d, x: Cells, n: int) -> tuple[Cells, Cells]:
         """Return what the spatial mixer of a block makes of `x`, without its bias, and `x` itself."""
         placements: Any = self.placements
         if self._bands is not None:
             weight = spatial.weight.flatten(1).to(x.dtype)
             mixed, passed = mix_in_bands(x.view(x.shape[0], n, -1), weight, placements, self._bands)
             return mixed.view(x.shape[0], -1), passed.view(x.shape)
-        known: Any = getattr(self, f"toeplitz{number}", None)
-        return _mix_space(x, n, _toeplitz(spatial, placements) if known is None else known)
+        return _mix_space(x, n, placed(spatial, placements))
 
 
 class ChannelMajorResNet(nn.Module):
     """Computes what `model`, a separated ResNet of basic blocks without pooling in its stem, computes.
 
-    As `ChannelMajorConvMixer` otherwise. The full convolution of the stem is computed as it is.
+    As `ChannelMajorConvMixer` otherwise, but for `inference` the filters are read once, now. The full convolution of
+    the stem is computed as it is.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class ChannelMajorResNet(nn.Module):
             self._sizes.append((height, width))
             for name, conv in (("first", block.conv1.spatial), ("second", block.conv2.spatial)):
                 placements = toeplitz_placements(conv, height, width)
-                matrices = _toeplitz(conv, placements.to(dtype)) if inference else placements.to(dtype)
+                matrices = placed(conv, placements.to(dtype)) if inference else placements.to(dtype)
                 self.register_buffer(f"{name}{number}", matrices, persistent=False)
                 height, width = (-(-side // conv.stride[0]) for side in (height, width))
 
@@ -124,7 +123,7 @@ class ChannelMajorResNet(nn.Module):
         for number, (block, size) in enumerate(zip(_residual_blocks(model), self._sizes, strict=True)):
             first, second = getattr(self, f"first{number}"), getattr(self, f"second{number}")
             if not self._inference:
-                first, second = _toeplitz(block.conv1.spatial, first), _toeplitz(block.conv2.spatial, second)
+                first, second = placed(block.conv1.spatial, first), placed(block.conv2.spatial, second)
             x = _residual_block(block, x, n, size=size, first=first, second=second)
         return _classify(model.fc, x, n)
 
@@ -214,10 +213,10 @@ def _mix_channels(conv: Any, x: Cells) -> Cells:
 
 def toeplitz_matrices(conv: nn.Conv2d, height: int, width: int) -> Toeplitz:
     """Return, for each channel of the depthwise `conv`, the matrix [input position, output position] that it is."""
-    return _toeplitz(conv, toeplitz_placements(conv, height, width).to(conv.weight.dtype))
+    return placed(conv, toeplitz_placements(conv, height, width).to(conv.weight.dtype))
 
 
-def _toeplitz(conv: Any, placements: Placements) -> Toeplitz:
+def placed(conv: Any, placements: Placements) -> Toeplitz:
     """Return the matrix of each channel of the depthwise `conv`, in the dtype of `placements`."""
     taps, sources, targets = placements.shape
     weight = conv.weight.flatten(1).to(placements.dtype)
@@ -264,8 +263,7 @@ def _activated_norm(
 
     `norm` is a BatchNorm2d, whose running statistics are updated in training mode.
     """
-    if x.is_cuda:
-        # Triton comes with torch for CUDA alone.
+    if x.is_cuda and HAS_TRITON:
         from mixbench.models.fused_norm import fused_norm  # noqa: PLC0415
 
         return fused_norm(x, bias, norm, residual=residual, gelu=gelu, relu=relu)

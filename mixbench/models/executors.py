@@ -9,9 +9,10 @@ from timm.models.convmixer import ConvMixer
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from mixbench.models.channel_major import ChannelMajorConvMixer, ChannelMajorResNet, is_separated_resnet
+from mixbench.models.channel_major import HAS_TRITON, ChannelMajorConvMixer, ChannelMajorResNet, is_separated_resnet
 from mixbench.models.folded import FoldedConvMixer
 
+_CHANNEL_MAJOR = "channel-major, Triton" if HAS_TRITON else "channel-major"
 _GRADIENT_SIZE = 1024.0
 """The largest slope of an image's logits on the way back: float16 ends at 65,504, and rounds to 0 below 6e-8."""
 
@@ -34,19 +35,28 @@ class Executor:
 def executor_for(model: nn.Module, image_size: tuple[int, int, int], device: torch.device) -> Executor:
     """Return the fastest known way to compute `model`, in eval mode and on `device` already.
 
-    On CUDA, ConvMixers and separated ResNets are computed channel by channel in float16 with sums in float32; on the
-    CPU a ConvMixer's constants are folded. Any other network is computed as it is.
+    On CUDA, ConvMixers and separated ResNets are computed channel by channel in float16 with sums in float32, a
+    ConvMixer of small images in one kernel a mixer; on the CPU a ConvMixer's constants are folded. Any other network is
+    computed as it is.
     """
-    known = type(model) is ConvMixer
-    if known and device.type == "cpu":
+    if type(model) is ConvMixer and device.type == "cpu":
         return Executor(FoldedConvMixer(model, image_size).eval(), "folded", "float32")
-    if device.type == "cuda" and known:
-        fast: nn.Module = ChannelMajorConvMixer(model, image_size, dtype=torch.float16, inference=True)
-    elif device.type == "cuda" and isinstance(model, ResNet) and is_separated_resnet(model):
+    if type(model) is ConvMixer and device.type == "cuda":
+        return _convmixer_on_cuda(model, image_size, device)
+    if device.type == "cuda" and isinstance(model, ResNet) and is_separated_resnet(model):
         fast = ChannelMajorResNet(model, image_size, dtype=torch.float16, inference=True)
-    else:
-        return Executor(model, "eager", "float32")
-    return Executor(_GradientScaled(fast.to(device).eval()), "channel-major, Triton", "float16")
+        return Executor(_GradientScaled(fast.to(device).eval()), _CHANNEL_MAJOR, "float16")
+    return Executor(model, "eager", "float32")
+
+
+def _convmixer_on_cuda(model: ConvMixer, image_size: tuple[int, int, int], device: torch.device) -> Executor:
+    if HAS_TRITON:
+        from mixbench.models.fused_mixer import FusedConvMixer  # noqa: PLC0415
+
+        if FusedConvMixer.fits(model, image_size):
+            return Executor(_GradientScaled(FusedConvMixer(model, image_size).eval()), "fused, Triton", "float16")
+    fast = ChannelMajorConvMixer(model, image_size, dtype=torch.float16, inference=True)
+    return Executor(_GradientScaled(fast.to(device).eval()), _CHANNEL_MAJOR, "float16")
 
 
 class _GradientScaled(nn.Module):

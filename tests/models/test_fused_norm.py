@@ -18,6 +18,7 @@ needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton co
 
 
 @needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the kernels themselves, as the next test does")
 @pytest.mark.slow
 def test_the_kernels_compute_what_torch_does() -> None:
     """Value, every gradient and the running statistics, for all sensible combinations of parts."""
