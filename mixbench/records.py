@@ -13,6 +13,7 @@ import re
 import subprocess
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -241,7 +242,7 @@ class Provenance(_Value):
             commit=commit,
             dirty=dirty,
             python=platform.python_version(),
-            packages={name: importlib.metadata.version(name) for name in _PACKAGES},
+            packages=dict(_package_versions()),
             device=device,
             precision="float32",
             started=datetime.now(UTC).replace(microsecond=0),
@@ -393,6 +394,13 @@ def record_id(
     return "-".join(re.sub(r"[^A-Za-z0-9._]", "_", part)[:_PART_LENGTH] for part in parts) + f"-{digest}"
 
 
+@cache
+def _package_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+# What runs is what was imported: later commits and changes are not in it.
+@cache
 def _git_state() -> tuple[str | None, bool | None]:
     """Return commit and dirty flag of the checkout that this package runs from, or two Nones."""
     root = Path(__file__).resolve().parents[1]

@@ -36,7 +36,7 @@ def test_the_fast_engine_finds_in_half_precision_what_it_finds_in_float32(exampl
     model, attack = load_model("convmixer_frozen.digits"), attack_named("autoattack", engine="fast")
     run_plan = plan(model, examples, attack, [ThreatModel.parse("Linf 1/10")], seed=0)
     (here,), (there,) = (evaluate(run_plan, workspace=tmp_path / name, device=name) for name in ("cpu", "cuda"))
-    assert there.record.provenance.precision == "float32; searched in float16 (channel-major, Triton)"
+    assert there.record.provenance.precision == "float32; searched in float16 (fused, Triton)"
     assert (broken(here) != broken(there)).sum() <= 2
 
 
