@@ -139,6 +139,11 @@ class ProbeRecord(_Value):
         known = self.model.sha256 if self.probe.name == "recognize" else ""
         return probe_id(self.model.name, self.model.filter_seed, self.dataset, self.probe, self.protocol, sha256=known)
 
+    @property
+    def picture_name(self) -> str:
+        """The file name of the contact sheet of this record's protocol."""
+        return f"{self.probe.name}-{self.dataset.name.replace(':', '_')}-{self.protocol.hash[:10]}.png"
+
     def of(self, subject: str) -> tuple[Measurement, ...]:
         """Return the measurements of `subject`, one for each permutation."""
         return tuple(measurement for measurement in self.measurements if measurement.subject == subject)

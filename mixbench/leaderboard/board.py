@@ -10,9 +10,11 @@ from typing import Literal
 import numpy as np
 
 from mixbench.leaderboard.cards import Card, Submitted
+from mixbench.leaderboard.probes import Decoding, Key, decodings, recognitions
 from mixbench.leaderboard.protocols import BoardProtocol, Evaluations, NamedProtocol
 from mixbench.leaderboard.ranking import RankRange, area_under_curve, rank_ranges
 from mixbench.leaderboard.reading import Contents
+from mixbench.probe_record import ProbeRecord
 from mixbench.records import EvaluationRecord
 from mixbench.store import ROBUST, StoredVerdicts
 from mixbench.threat_model import ThreatModel
@@ -143,6 +145,9 @@ class Leaderboard:
 
     Attributes:
         elsewhere: Rankings of datasets that have no board.
+        probes: Every probe record.
+        recognitions: What checkpoints still recognise, by dataset, name and hash.
+        decodings: What decoders gave back.
     """
 
     boards: tuple[Board, ...]
@@ -150,6 +155,9 @@ class Leaderboard:
     cards: Mapping[str, Card]
     submitted: Mapping[str, Submitted]
     faults: tuple[str, ...]
+    probes: tuple[ProbeRecord, ...]
+    recognitions: Mapping[Key, ProbeRecord]
+    decodings: tuple[Decoding, ...]
 
     @property
     def rankings(self) -> tuple[Ranking, ...]:
@@ -176,7 +184,10 @@ def rank(contents: Contents) -> Leaderboard:
         boards.append(_board(named, mine))
     datasets = {named.protocol.dataset for named in contents.protocols}
     elsewhere = tuple(ranking for ranking in rankings if ranking.first.dataset.name not in datasets)
-    return Leaderboard(tuple(boards), elsewhere, contents.cards, contents.submitted, contents.faults)
+    return Leaderboard(
+        tuple(boards), elsewhere, contents.cards, contents.submitted, contents.faults, contents.probes,
+        recognitions(contents.probes), decodings(contents.probes, contents.pictures),
+    )  # fmt: skip
 
 
 def _ranking(found: Sequence[StoredVerdicts], cards: Mapping[str, Card]) -> Ranking:

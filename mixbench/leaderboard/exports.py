@@ -166,17 +166,18 @@ def markdown_table(rows: tuple[Row, ...], board: Board) -> str:
     attacks = attacks_of(board)
     titles = [attack_title(attack) for attack in attacks.values()]
     head = ["rank", "model", "mixing", "recipe", "clean", *titles, "trained", "frozen"]
-    lines = [_line(head), _line(["---"] * 4 + ["---:"] * (len(head) - 4))]
+    lines = [markdown_line(head), markdown_line(["---"] * 4 + ["---:"] * (len(head) - 4))]
     for row in rows:
         model = row.record.model
         name = as_markdown(model.name) + (" (stale)" if row.place.state == "stale" else "")
         cells = [str(row.place.rank or "-"), name, model.mixing, as_markdown(row.recipe or "-")]
         cells += [_markdown_accuracy(row.record.clean), *(_markdown_place(row.attacked[attack]) for attack in attacks)]
-        lines.append(_line([*cells, f"{model.parameters.trained:,}", f"{model.parameters.frozen:,}"]))
+        lines.append(markdown_line([*cells, f"{model.parameters.trained:,}", f"{model.parameters.frozen:,}"]))
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: list[str]) -> str:
+def markdown_line(cells: list[str]) -> str:
+    """Return a row of a markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -190,9 +191,14 @@ def _markdown_accuracy(accuracy: Accuracy) -> str:
 
 def markdown_places(ranking: Ranking) -> str:
     """Return one ranking as a markdown table."""
-    lines = [_line(["rank", "model", "clean", "robust", "record"]), _line(["---", "---", "---:", "---:", "---"])]
+    lines = [
+        markdown_line(["rank", "model", "clean", "robust", "record"]),
+        markdown_line(["---", "---", "---:", "---:", "---"]),
+    ]
     for place in ranking.places:
         record: EvaluationRecord = place.record
         cells = [str(place.rank or "-"), as_markdown(record.model.name), _markdown_accuracy(record.clean)]
-        lines.append(_line([*cells, _markdown_accuracy(record.robust), f"[record](records/{record.id}/record.json)"]))
+        lines.append(
+            markdown_line([*cells, _markdown_accuracy(record.robust), f"[record](records/{record.id}/record.json)"])
+        )
     return "\n".join(lines) + "\n"

@@ -2,8 +2,24 @@
 
 from mixbench.errors import RecordError
 from mixbench.leaderboard.board import Board, Leaderboard, Ranking
-from mixbench.leaderboard.exports import as_markdown, caption, headline_rows, markdown_places, markdown_table
-from mixbench.leaderboard.numbers import attack_title, threat_model_text
+from mixbench.leaderboard.exports import (
+    as_markdown,
+    caption,
+    headline_rows,
+    markdown_line,
+    markdown_places,
+    markdown_table,
+)
+from mixbench.leaderboard.numbers import attack_title, percent, threat_model_text
+from mixbench.leaderboard.probes import (
+    Decoding,
+    Score,
+    accuracy_by_tile,
+    baselines_text,
+    score,
+    settings_text,
+    tile_text,
+)
 from mixbench.leaderboard.rows import rows_of
 
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
@@ -13,6 +29,10 @@ _HOW_TO_READ = (
     " not tell the models apart."
 )
 
+_DECODING = (
+    "A decoder of each mixing was trained to give back images whose pixels one fixed permutation had moved; PSNR in dB."
+    " In brackets stands the range over permutations, or for one permutation the 95% interval over images."
+)
 _FILES = (
     "Rankings hold records of one protocol hash alone. [index.html](index.html) sorts, filters, draws and compares;"
     " [results.csv](results.csv), [results.json](results.json) and [results.parquet](results.parquet) hold every"
@@ -25,6 +45,9 @@ def markdown_page(leaderboard: Leaderboard) -> str:
     parts = ["# Leaderboards\n", f"{_HOW_TO_READ} {_FILES}\n"]
     for board in leaderboard.boards:
         parts += _board(board, leaderboard)
+    if leaderboard.decodings:
+        parts += ["## Decoding shuffled pixels\n", f"{_DECODING}\n"]
+        parts += [_decoding(decoding) for decoding in leaderboard.decodings]
     if leaderboard.elsewhere:
         parts.append("## Other datasets\n")
         parts += [_other(ranking) for ranking in leaderboard.elsewhere]
@@ -43,10 +66,64 @@ def _board(board: Board, leaderboard: Leaderboard) -> list[str]:
         chosen = tuple(row for row in rows if row.threat_model == threat_model)
         parts += [f"### {threat_model_text(threat_model)}\n", f"{caption(board, chosen[0])}\n"]
         parts.append(markdown_table(chosen, board))
+    parts += _recognition(board, leaderboard)
     if board.others:
         parts.append(f"### {as_markdown(board.protocol.title)} under other protocols\n")
         parts += [_other(ranking) for ranking in board.others]
     return parts
+
+
+def _recognition(board: Board, leaderboard: Leaderboard) -> list[str]:
+    """Return the table of what the models of a board recognise as pixels are shuffled."""
+    dataset = board.protocol.dataset
+    records = [
+        leaderboard.recognitions[dataset, *key] for key in board.models if (dataset, *key) in leaderboard.recognitions
+    ]
+    if not records:
+        return []
+    sides = [side for side, _ in accuracy_by_tile(records[0])]
+    first = records[0].dataset
+    about = (
+        f"Accuracy on {first.n:,} {first.split} images whose pixels were shuffled within tiles of growing size; its"
+        " mean from none to the whole image with a 95% interval, and that over a growing share of shuffled pixels."
+    )
+    heads = [tile_text(side) for side in sides]
+    lines = [markdown_line(["model", *heads, "mean", "mean by share", "record"])]
+    lines.append(markdown_line(["---", *["---:"] * (len(heads) + 2), "---"]))
+    for record in records:
+        rates = dict(accuracy_by_tile(record))
+        cells = [percent(rates[side]) if side in rates else "-" for side in sides]
+        cells += [_percents(score(record, "model", metric)) for metric in ("area_by_tile", "area_by_fraction")]
+        link = f"[record](records/{record.id}/probe.json)"
+        lines.append(markdown_line([as_markdown(record.model.name), *cells, link]))
+    title = f"### {as_markdown(board.protocol.title)} with shuffled pixels\n"
+    return [title, f"{about}\n", "\n".join(lines) + "\n"]
+
+
+def _percents(found: Score | None) -> str:
+    return "-" if found is None else f"{percent(found.value)} ({percent(found.low)} to {percent(found.high)})"
+
+
+def _decoding(decoding: Decoding) -> str:
+    first = decoding.first
+    about = (
+        f"{as_markdown(first.dataset.name)}, {first.dataset.n:,} {first.dataset.split} images;"
+        f" {as_markdown(settings_text(first))}; permutations {', '.join(map(str, first.protocol.permutation_seeds))};"
+        f" {baselines_text(first)}."
+    )
+    lines = [markdown_line(["decoder", "PSNR", "SSIM", "circular padding", "on noise", "record"])]
+    lines.append(markdown_line(["---", *["---:"] * 4, "---"]))
+    columns = (("decoder", "psnr", 1), ("decoder", "ssim", 3), ("circular", "psnr", 1), ("decoder_on_noise", "psnr", 1))
+    for record in decoding.records:
+        cells = [_decimals(score(record, subject, metric), places) for subject, metric, places in columns]
+        link = f"[record](records/{record.id}/probe.json)"
+        lines.append(markdown_line([as_markdown(record.model.name), *cells, link]))
+    picture = "" if decoding.picture is None else f"\n![Truth, shuffled and decoded images]({decoding.picture})\n"
+    return f"{about}\n\n" + "\n".join(lines) + f"\n{picture}"
+
+
+def _decimals(found: Score | None, places: int) -> str:
+    return "-" if found is None else f"{found.value:.{places}f} ({found.low:.{places}f} to {found.high:.{places}f})"
 
 
 def _other(ranking: Ranking) -> str:

@@ -17,9 +17,11 @@ from mixbench.leaderboard.board import Board, Leaderboard, Line, Place
 from mixbench.leaderboard.cards import Card, Submitted
 from mixbench.leaderboard.comparing import compared_lines
 from mixbench.leaderboard.figures import Figure, curves, scatter
+from mixbench.leaderboard.probes import accuracy_by_tile, baselines_text, score, settings_text, tile_text
 from mixbench.leaderboard.ranking import RankRange
 from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of
 from mixbench.leaderboard.vendored import datatables_script, library
+from mixbench.probe_record import ProbeRecord
 from mixbench.threat_model import ThreatModel
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -42,6 +44,11 @@ class _BoardView:
     def attacks(self) -> dict[str, str]:
         """Titles by name, the strongest first: a narrow screen cuts the others off."""
         return {name: numbers.attack_title(attack) for name, attack in reversed(attacks_of(self.board).items())}
+
+    @property
+    def probed(self) -> bool:
+        """Whether any model was shown shuffled images."""
+        return any(row.recognition is not None for row in self.rows)
 
     @property
     def headline(self) -> ThreatModel:
@@ -85,6 +92,7 @@ class _ModelView:
     places: tuple[Place, ...]
     card: Card | None
     submitted: Submitted | None
+    recognition: ProbeRecord | None
 
     @property
     def state(self) -> str:
@@ -125,6 +133,7 @@ def html_page(leaderboard: Leaderboard) -> str:
         "anchor": model_anchor,
         "mixing": _mixing_title,
         "rank": _rank_text,
+        "tiles": _tiles_text,
         "breakable": _breakable,
     }
     script = datatables_script((_TEMPLATES / "page.js").read_text(encoding="utf-8").strip().removesuffix(";"))
@@ -133,6 +142,9 @@ def html_page(leaderboard: Leaderboard) -> str:
         empty=[board for board in leaderboard.boards if not board.lines],
         others=[ranking for board in leaderboard.boards for ranking in board.others] + list(leaderboard.elsewhere),
         models=_models(leaderboard),
+        score=score,
+        baselines=baselines_text,
+        settings=settings_text,
         leaderboard=leaderboard,
         command=numbers.command,
         library=library(),
@@ -168,9 +180,21 @@ def _models(leaderboard: Leaderboard) -> list[_ModelView]:
         for place in ranking.places:
             places.setdefault((place.record.model.name, place.record.model.sha256), []).append(place)
     return [
-        _ModelView(key, tuple(places[key]), leaderboard.cards.get(key[0]), leaderboard.submitted.get(key[0]))
+        _ModelView(
+            key,
+            tuple(places[key]),
+            leaderboard.cards.get(key[0]),
+            leaderboard.submitted.get(key[0]),
+            leaderboard.recognitions.get((places[key][0].record.dataset.name, *key)),
+        )
         for key in sorted(places)
     ]
+
+
+def _tiles_text(record: ProbeRecord) -> str:
+    """Return the accuracies within tiles, such as "92.3 with none, 77.0 with 2 x 2, ..."."""
+    found = accuracy_by_tile(record)
+    return ", ".join(f"{numbers.percent(rate)} with {tile_text(side)}" for side, rate in found)
 
 
 def _policy(script: str) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 from mixbench.errors import RecordError
 from mixbench.leaderboard.cards import Card, Submitted, card_folders, read_card, read_submitted
 from mixbench.leaderboard.protocols import NamedProtocol, read_protocols
-from mixbench.store import PROBE_NAME, RECORD_NAME, StoredVerdicts, load_verdicts
+from mixbench.probe_record import ProbeRecord
+from mixbench.store import PROBE_NAME, RECORD_NAME, StoredVerdicts, load_probe, load_verdicts
 
 RECORDS_NAME = "records"
+PICTURES_NAME = "pictures"
 SUBMISSIONS_NAME = "submissions"
 _ZOO_NAME = "model_zoo"
 
@@ -23,6 +25,8 @@ class Contents:
     Attributes:
         protocols: In order of name.
         verdicts: The records that can be trusted, in order of id.
+        probes: The probe records that can be trusted, in order of id.
+        pictures: Paths of the contact sheets, from the pages, by file name.
         cards: The checkpoints of the zoo and of accepted submissions, by name.
         submitted: What the authors of accepted submissions say, by name.
         faults: What was left out and why, a sentence each.
@@ -30,6 +34,8 @@ class Contents:
 
     protocols: tuple[NamedProtocol, ...]
     verdicts: tuple[StoredVerdicts, ...]
+    probes: tuple[ProbeRecord, ...]
+    pictures: Mapping[str, str]
     cards: Mapping[str, Card]
     submitted: Mapping[str, Submitted]
     faults: tuple[str, ...]
@@ -45,13 +51,16 @@ def read(folder: Path) -> Contents:
     cards = _read_cards(folder, faults)
     submitted = _read_submitted(folder / SUBMISSIONS_NAME, faults)
     verdicts = _without_misplaced(_read_records(folder / RECORDS_NAME, faults), faults)
-    return Contents(protocols, _with_equal_examples(verdicts, faults), cards, submitted, tuple(faults))
+    evaluations = _with_equal_examples(verdicts, faults)
+    probes = _read_probes(folder / RECORDS_NAME, faults)
+    pictures = {path.name: f"{PICTURES_NAME}/{path.name}" for path in sorted((folder / PICTURES_NAME).glob("*.png"))}
+    return Contents(protocols, evaluations, probes, pictures, cards, submitted, tuple(faults))
 
 
 def _read_records(folder: Path, faults: list[str]) -> list[StoredVerdicts]:
     found: list[StoredVerdicts] = []
-    for path in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
-        if (path / PROBE_NAME).is_file() and not (path / RECORD_NAME).exists():
+    for path in _record_folders(folder):
+        if _is_probe(path):
             continue
         try:
             found.append(load_verdicts(path))
@@ -62,6 +71,31 @@ def _read_records(folder: Path, faults: list[str]) -> list[StoredVerdicts]:
     return found
 
 
+def _read_probes(folder: Path, faults: list[str]) -> tuple[ProbeRecord, ...]:
+    found: list[ProbeRecord] = []
+    for path in filter(_is_probe, _record_folders(folder)):
+        try:
+            record = load_probe(path)
+        except RecordError as error:
+            faults.append(str(error))
+        except OSError as error:
+            faults.append(f"{path / PROBE_NAME} cannot be read ({error.strerror})")
+        else:
+            if path.name == record.id:
+                found.append(record)
+            else:
+                faults.append(_misplaced(path / PROBE_NAME, path.with_name(record.id)))
+    return tuple(found)
+
+
+def _record_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+
+
+def _is_probe(path: Path) -> bool:
+    return (path / PROBE_NAME).is_file() and not (path / RECORD_NAME).exists()
+
+
 def _without_misplaced(verdicts: list[StoredVerdicts], faults: list[str]) -> list[StoredVerdicts]:
     """Leave out the copies: a record lies in the folder of its own name, once."""
     kept: list[StoredVerdicts] = []
@@ -69,10 +103,13 @@ def _without_misplaced(verdicts: list[StoredVerdicts], faults: list[str]) -> lis
         if found.folder.name == found.record.id:
             kept.append(found)
             continue
-        home = found.folder.with_name(found.record.id)
-        what = "is a duplicate of" if home.is_dir() else "is not in its own folder, which is"
-        faults.append(f"{found.folder / RECORD_NAME} {what} {home}: delete or move it")
+        faults.append(_misplaced(found.folder / RECORD_NAME, found.folder.with_name(found.record.id)))
     return kept
+
+
+def _misplaced(file: Path, home: Path) -> str:
+    what = "is a duplicate of" if home.is_dir() else "is not in its own folder, which is"
+    return f"{file} {what} {home}: delete or move it"
 
 
 def _with_equal_examples(verdicts: list[StoredVerdicts], faults: list[str]) -> tuple[StoredVerdicts, ...]:

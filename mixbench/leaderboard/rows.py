@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mixbench.leaderboard.board import Board, Leaderboard, Place, Ranking
 from mixbench.leaderboard.cards import family
 from mixbench.leaderboard.numbers import attack_title
+from mixbench.probe_record import ProbeRecord
 from mixbench.records import AttackIdentity, EvaluationRecord
 from mixbench.threat_model import ThreatModel
 
@@ -20,6 +21,7 @@ class Row:
         recipe: How it was trained; None where no card says so.
         area: Mean robust accuracy over the radii of the norm, in [0, 1], and by which attack; None without a whole
             curve.
+        recognition: What it recognises of shuffled images; None where it was not probed.
     """
 
     threat_model: ThreatModel
@@ -27,6 +29,7 @@ class Row:
     attacked: Mapping[str, Place | None]
     recipe: str | None
     area: tuple[float, AttackIdentity] | None
+    recognition: ProbeRecord | None
 
     @property
     def record(self) -> EvaluationRecord:
@@ -81,7 +84,8 @@ def _row(board: Board, leaderboard: Leaderboard, threat_model: ThreatModel, plac
     card = leaderboard.cards.get(name)
     submitted = leaderboard.submitted.get(name)
     recipe = card.stated.recipe if card is not None else submitted.recipe if submitted is not None else None
-    return Row(threat_model, place, attacked, recipe, area)
+    recognition = leaderboard.recognitions.get((place.record.dataset.name, name, digest))
+    return Row(threat_model, place, attacked, recipe, area, recognition)
 
 
 def place_attack(place: Place) -> AttackIdentity:

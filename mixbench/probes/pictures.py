@@ -67,7 +67,7 @@ def contact_sheet(decoded: tuple[Decoded, ...]) -> bytes:
 def write_contact_sheet(folder: Path, decoded: tuple[Decoded, ...]) -> Path:
     """Write the sheet into `folder`, named after the dataset, and return its path."""
     record = decoded[0].record
-    path = folder / f"unshuffle-{record.dataset.name.replace(':', '_')}-{record.protocol.hash[:10]}.png"
+    path = folder / record.picture_name
     write_atomically(path, contact_sheet(decoded))
     return path
 

@@ -10,6 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from mixbench.probe_record import (
+    Estimate,
+    Measurement,
+    Point,
+    ProbeIdentity,
+    ProbeProtocol,
+    ProbeRecord,
+    probe_hash,
+)
 from mixbench.records import (
     Accuracy,
     AttackIdentity,
@@ -22,9 +31,11 @@ from mixbench.records import (
 )
 from mixbench.store import Store, encode_examples
 from mixbench.threat_model import Norm
+from tests.conftest import ROOT
 from tests.records_for_tests import GOLDEN_TEXT
 
 GOLDEN = EvaluationRecord.from_json(GOLDEN_TEXT)
+GOLDEN_PROBE = ProbeRecord.from_json((ROOT / "tests" / "golden" / "probe.json").read_text(encoding="utf-8"))
 FINGERPRINT = "d" * 64
 GRID = ("1/20", "1/10")
 STAGES = {"pgd": ("pgd",), "autoattack": ("apgd-ce", "square")}
@@ -93,6 +104,79 @@ def add_records(
     return [
         _add(folder, toy, attack, grid[: upto + 1], seed=seed, steps=steps) for upto in range(len(grid))
     ]  # fmt: skip
+
+
+def add_recognition(
+    folder: Path,
+    name: str,
+    *,
+    sha256: str = "a" * 64,
+    areas: Sequence[float] = (0.4,),
+    n: int = 360,
+    dataset: str = "toy",
+) -> ProbeRecord:
+    """Add a recognize record with these areas by tile, one a permutation, and an accuracy twice as high."""
+    measurements = tuple(
+        Measurement(
+            subject="model",
+            permutation_seed=seed,
+            metrics={"area_by_tile": Estimate(value=area, low=area - 0.1, high=area + 0.1)},
+            curves={
+                "accuracy_by_tile": tuple(
+                    Point(x=side, n=n, y=Estimate(value=rate, low=rate, high=rate))
+                    for side, rate in ((1.0, 2 * area), (2.0, area), (8.0, 0.1))
+                )
+            },
+        )
+        for seed, area in enumerate(areas)
+    )
+    probe = ProbeIdentity(name="recognize", parameters={"tiles": "2,8"})
+    return _add_probe(folder, name, probe, measurements, range(len(areas)), sha256=sha256, n=n, dataset=dataset)
+
+
+def add_decoding(folder: Path, name: str, *, psnr: Sequence[float] = (20.0,), epochs: str = "2") -> ProbeRecord:
+    """Add an un-shuffle record whose decoder has these PSNR, one a permutation."""
+    measurements = tuple(
+        Measurement(
+            subject=subject,
+            permutation_seed=seed,
+            metrics={"psnr": Estimate(value=value, low=value - 0.5, high=value + 0.5)},
+            curves={},
+        )
+        for seed, value in enumerate(psnr)
+        for subject, value in (("decoder", value), ("identity", 6.0))
+    )
+    parameters = {"depth": "4", "width": "48", "kernel": "5", "epochs": epochs}
+    probe = ProbeIdentity(name="unshuffle", parameters=parameters)
+    return _add_probe(folder, name, probe, measurements, range(len(psnr)), sha256="d" * 64, n=360, dataset="toy")
+
+
+def _add_probe(
+    folder: Path,
+    name: str,
+    probe: ProbeIdentity,
+    measurements: tuple[Measurement, ...],
+    seeds: Sequence[int],
+    *,
+    sha256: str,
+    n: int,
+    dataset: str,
+) -> ProbeRecord:
+    data = DatasetIdentity(name=dataset, split="test", subset="all", fingerprint=FINGERPRINT, n=n)
+    digest = probe_hash(dataset=data, probe=probe, seed=0, permutation_seeds=tuple(seeds))
+    record = GOLDEN_PROBE.model_copy(
+        update={
+            "model": GOLDEN_PROBE.model.model_copy(update={"name": name, "sha256": sha256}),
+            "dataset": data,
+            "probe": probe,
+            "protocol": ProbeProtocol(seed=0, permutation_seeds=tuple(seeds), hash=digest),
+            "measurements": measurements,
+            "samples_sha256": None,
+            "examples_sha256": None,
+        }
+    )
+    Store(folder / "records").add_probe(record, samples=None, examples=None)
+    return record
 
 
 def _add(folder: Path, toy: Toy, attack: str, grid: Sequence[str], *, seed: int, steps: str) -> EvaluationRecord:
