@@ -33,6 +33,7 @@ class Mark:
 
     Attributes:
         key: Which model, as the page numbers them.
+        label: Its name without the dataset, which is the same for all.
         shape: "circle" for ConvMixer, "square" for ResNet, "triangle" for all others.
         path: The line through `points`, as SVG; empty in a scatter.
         label_at: Height of the label in a scatter.
@@ -40,6 +41,7 @@ class Mark:
 
     key: str
     name: str
+    label: str
     mixing: str
     shape: str
     dashed: bool
@@ -121,7 +123,8 @@ def _mark(
     shape = {"convmixer": "circle", "resnet": "square"}.get(family(model.name), "triangle")
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points) if len(points) > 1 else ""
     height = next(y for _, y in points)
-    return Mark(str(number), model.name, model.mixing, shape, model.name in dashed, points, path, text, height)
+    label = model.name.replace(f".{place.record.dataset.name}", "", 1)
+    return Mark(str(number), model.name, label, model.mixing, shape, model.name in dashed, points, path, text, height)
 
 
 def _curve_text(places: Sequence[Place]) -> str:
