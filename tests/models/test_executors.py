@@ -65,7 +65,23 @@ def test_slopes_far_below_float16_reach_the_image() -> None:
     assert (expected.norm(dim=1) > 0).tolist() == [True, True, False]
 
 
-def test_on_the_cpu_a_convmixer_is_folded_and_anything_else_is_computed_as_it_is() -> None:
+@pytest.mark.parametrize(("name", "size"), [("convmixer_frozen", (3, 32, 32)), ("resnet_trained", (1, 8, 8))])
+def test_on_the_cpu_other_networks_of_ours_have_their_channels_last(name: str, size: tuple[int, int, int]) -> None:
+    dataset = {3: "cifar10_jpeg75", 1: "digits"}[size[0]]
+    model = ModelSpec.for_dataset(ARCHITECTURES[name], dataset, filter_seed=0).build().eval().requires_grad_(False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    executor = executor_for(model.double(), size, torch.device("cpu"))
+    assert (executor.kernels, executor.precision) == ("channels last", "float32")
+    images = torch.rand(4, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for found, expected in zip(
+        _logits_and_gradient(executor.network, images), _logits_and_gradient(model, images), strict=True
+    ):
+        assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert all(weight.is_contiguous() for weight in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.float().state_dict().items())
+
+
+def test_on_the_cpu_a_small_convmixer_is_folded_and_anything_foreign_is_computed_as_it_is() -> None:
     folded = executor_for(_convmixer(3, 1, (1, 6, 6)), (1, 6, 6), torch.device("cpu"))
     assert (type(folded.network), folded.kernels, folded.precision) == (FoldedConvMixer, "folded", "float32")
     for other in (timm.create_model("resnet10t").eval(), nn.Sequential(nn.Flatten(), nn.Linear(36, 4))):
