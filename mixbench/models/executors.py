@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -45,7 +45,7 @@ def executor_for(model: nn.Module, image_size: tuple[int, int, int], device: tor
     """
     if device.type == "cpu":
         return _on_cpu(model, image_size)
-    if type(model) is ConvMixer and device.type == "cuda":
+    if _is_known_convmixer(model) and device.type == "cuda":
         return _convmixer_on_cuda(model, image_size, device)
     if device.type == "cuda" and isinstance(model, ResNet) and is_separated_resnet(model):
         fast = ChannelMajorResNet(model, image_size, dtype=torch.float16, inference=True)
@@ -54,13 +54,17 @@ def executor_for(model: nn.Module, image_size: tuple[int, int, int], device: tor
 
 
 def _on_cpu(model: nn.Module, image_size: tuple[int, int, int]) -> Executor:
-    if type(model) is ConvMixer and _positions(model, image_size) <= _FOLDED:
+    if _is_known_convmixer(model) and _positions(model, image_size) <= _FOLDED:
         return Executor(FoldedConvMixer(model, image_size).eval(), "folded", "float32")
-    if type(model) is ConvMixer or (isinstance(model, ResNet) and is_separated_resnet(model)):
+    if _is_known_convmixer(model) or (isinstance(model, ResNet) and is_separated_resnet(model)):
         # Its weights must not become another's, and a module keeps its own layout.
         copied = copy.deepcopy(model).to(memory_format=torch.channels_last)
         return Executor(copied.eval(), "channels last", "float32")
     return Executor(model, "eager", "float32")
+
+
+def _is_known_convmixer(model: nn.Module) -> TypeGuard[ConvMixer]:
+    return type(model) is ConvMixer and isinstance(model.head, nn.Linear)
 
 
 def _positions(model: ConvMixer, image_size: tuple[int, int, int]) -> int:

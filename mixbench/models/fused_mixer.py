@@ -21,6 +21,8 @@ Activations = Float[Tensor, "channel image position"]
 
 _ALIGNED = 16
 """Rows of so many values are read in whole sectors."""
+_WHOLE = 256
+"""Positions of an image up to which the matrices of all blocks are kept."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class FusedConvMixer(nn.Module):
         stem: Any = model.stem
         blocks: Any = model.blocks
         height, width = (side // stem[0].kernel_size[0] for side in image_size[1:])
-        return Bands.of(blocks[0][0].fn[0], height, width) is None
+        return height * width <= _WHOLE and Bands.of(blocks[0][0].fn[0], height, width) is None
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
         """Return the logits of `images` in [0, 1]."""
