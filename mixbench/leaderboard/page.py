@@ -20,6 +20,7 @@ from mixbench.leaderboard.figures import Figure, curves, scatter
 from mixbench.leaderboard.ranking import RankRange
 from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of
 from mixbench.leaderboard.vendored import datatables_script, library
+from mixbench.records import EvaluationRecord
 from mixbench.threat_model import ThreatModel
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -109,6 +110,14 @@ class _ModelView:
                 longest[key] = place
         return list(longest.values())
 
+    @property
+    def groups(self) -> list[list[Place]]:
+        """The places by what the heading of a group tells once for all of them."""
+        groups: dict[tuple[object, ...], list[Place]] = {}
+        for place in self.places:
+            groups.setdefault(_told_once(place.record), []).append(place)
+        return list(groups.values())
+
 
 def html_page(leaderboard: Leaderboard) -> str:
     """Return index.html."""
@@ -126,6 +135,7 @@ def html_page(leaderboard: Leaderboard) -> str:
         "mixing": _mixing_title,
         "rank": _rank_text,
         "breakable": _breakable,
+        "short": "{:g}".format,
     }
     script = datatables_script((_TEMPLATES / "page.js").read_text(encoding="utf-8").strip().removesuffix(";"))
     return environment.get_template("page.html").render(
@@ -147,6 +157,12 @@ def html_page(leaderboard: Leaderboard) -> str:
 def model_anchor(key: Key) -> str:
     """Return the id of a model's section."""
     return f"model-{re.sub(r'[^A-Za-z0-9_.-]', '_', key[0])}-{key[1][:8]}"
+
+
+def _told_once(record: EvaluationRecord) -> tuple[object, ...]:
+    made = record.provenance
+    how = record.attack.implementation, made.mixbench, made.packages.get("torch"), made.device, made.started.date()
+    return numbers.attack_title(record.attack), record.clean, *how
 
 
 def _mixing_title(mixing: str) -> str:
