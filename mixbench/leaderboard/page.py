@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,7 +20,7 @@ from mixbench.leaderboard.figures import Figure, curves, scatter
 from mixbench.leaderboard.ranking import RankRange
 from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of
 from mixbench.leaderboard.vendored import datatables_script, library
-from mixbench.records import EvaluationRecord
+from mixbench.records import Accuracy, EvaluationRecord
 from mixbench.threat_model import ThreatModel
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -127,6 +127,7 @@ def html_page(leaderboard: Leaderboard) -> str:
     )  # fmt: skip
     environment.filters |= {
         "percent": numbers.percent,
+        "accuracy": _accuracy,
         "interval": numbers.interval_text,
         "radius": numbers.radius,
         "threat_model": numbers.threat_model_text,
@@ -157,6 +158,17 @@ def html_page(leaderboard: Leaderboard) -> str:
 def model_anchor(key: Key) -> str:
     """Return the id of a model's section."""
     return f"model-{re.sub(r'[^A-Za-z0-9_.-]', '_', key[0])}-{key[1][:8]}"
+
+
+def _accuracy(accuracy: Accuracy) -> Markup:
+    return _accuracy_of(accuracy.correct, accuracy.total)
+
+
+@cache
+def _accuracy_of(correct: int, total: int) -> Markup:
+    # The page writes the same few counts thousands of times.
+    accuracy = Accuracy(correct=correct, total=total)
+    return Markup(f"{numbers.percent(accuracy.rate)}<small>{numbers.interval_text(accuracy)}</small>")  # noqa: S704
 
 
 def _told_once(record: EvaluationRecord) -> tuple[object, ...]:
