@@ -62,7 +62,7 @@ def pack_codes(codes: Int64[np.ndarray, " example"], *, n_codes: int) -> str:
         size += 1
     groups = np.pad(codes, (0, -len(codes) % size)).reshape(-1, size) @ n_codes ** np.arange(size)
     digits = groups[:, None] // len(ALPHABET) ** np.arange(DIGITS) % len(ALPHABET)
-    return "".join(ALPHABET[digit] for digit in digits.ravel())
+    return np.frombuffer(ALPHABET.encode(), dtype=np.uint8)[digits.ravel()].tobytes().decode()
 
 
 def _first_broken(fates: Sequence[Int64[np.ndarray, " example"]], *, stages: int) -> Int64[np.ndarray, " example"]:

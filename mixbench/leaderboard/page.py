@@ -48,7 +48,7 @@ class _BoardView:
     def headline(self) -> ThreatModel:
         return self.board.threat_models[0]
 
-    @property
+    @cached_property
     def curves(self) -> list[tuple[Line, Figure]]:
         """The strongest attack with a whole grid first."""
         lines = [line for line in self.board.lines if len(line.rankings) > 1]
