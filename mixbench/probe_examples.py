@@ -5,10 +5,9 @@ With it intervals can be computed again, and two records with the same protocol 
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
@@ -16,9 +15,15 @@ from jaxtyping import Float32, Int64
 from mixbench.errors import RecordError
 from mixbench.probe_record import ProbeRecord
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PROBE_EXAMPLES_COLUMNS = {"permutation_seed": "int64", "index": "int64", "mse": "float32", "ssim": "float32"}
 """The columns of the file and their types: a row for each permutation and test image, `index` being its position in the
 split. The PSNR of an image is -10 log10 of its mse."""
+
+ProbeTable = Any
+"""pyarrow ships no types; this one is a pyarrow.Table with the columns above."""
 
 _SCHEMA = pa.schema([(name, getattr(pa, kind)()) for name, kind in PROBE_EXAMPLES_COLUMNS.items()])
 _REMEDY = "probe again with --overwrite"
@@ -54,36 +59,46 @@ def encode_probe_examples(
     return buffer.getvalue()
 
 
-def read_probe_examples(path: Path) -> pd.DataFrame:
+def read_probe_examples(path: Path) -> "pd.DataFrame":
     """Return the table at `path`, a row an image and permutation; raises RecordError if it is not one."""
+    return read_probe_table(path).to_pandas()
+
+
+def read_probe_table(path: Path) -> ProbeTable:
+    """Return the table at `path` as pyarrow has it, without pandas; raises RecordError if it is not one."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise RecordError(f"cannot read {path} ({error.strerror}): {_REMEDY}") from None
-    return decode_probe_examples(content, source=str(path))
+    return decode_probe_table(content, source=str(path))
 
 
-def decode_probe_examples(content: bytes, *, source: str) -> pd.DataFrame:
+def decode_probe_examples(content: bytes, *, source: str) -> "pd.DataFrame":
     """Return the table that `encode_probe_examples` wrote; raises RecordError that names `source`."""
+    return decode_probe_table(content, source=source).to_pandas()
+
+
+def decode_probe_table(content: bytes, *, source: str) -> ProbeTable:
+    """Return the table that `encode_probe_examples` wrote, without pandas; raises RecordError that names `source`."""
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise RecordError(f"{source} is not a readable parquet file ({error}): {_REMEDY}") from None
     if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types:
         raise RecordError(f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: {_REMEDY}")
-    return table.to_pandas()
+    return table
 
 
-def check_probe_examples(record: ProbeRecord, table: pd.DataFrame, *, source: str) -> None:
+def check_probe_examples(record: ProbeRecord, table: ProbeTable, *, source: str) -> None:
     """Raise RecordError naming what of `table` contradicts `record`, whose decoder it tells of image by image."""
     fault = _fault(record, table)
     if fault is not None:
         raise RecordError(f"{source} disagrees with its record: {fault}; {_REMEDY}")
 
 
-def _fault(record: ProbeRecord, table: pd.DataFrame) -> str | None:
+def _fault(record: ProbeRecord, table: ProbeTable) -> str | None:
     seeds, n = record.protocol.permutation_seeds, record.dataset.n
-    if len(table) != n * len(seeds) or table["permutation_seed"].tolist() != np.repeat(seeds, n).tolist():
+    if len(table) != n * len(seeds) or table["permutation_seed"].to_numpy().tolist() != np.repeat(seeds, n).tolist():
         return f"it has {len(table)} rows, not {n} for each of the permutations {seeds} in turn"
     positions = table["index"].to_numpy().reshape(len(seeds), n)
     if (positions != positions[0]).any() or len(np.unique(positions[0])) != n or int(positions.min()) < 0:

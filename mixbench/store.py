@@ -9,20 +9,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from mixbench.errors import RecordError
+from mixbench.example_table import WORDS, ArrowTable, Columns, columns_of, disagreement
 from mixbench.files import sha256_of, storage_error, write_atomically
-from mixbench.probe_examples import check_probe_examples, decode_probe_examples, read_probe_examples
+from mixbench.probe_examples import check_probe_examples, decode_probe_table, read_probe_table
 from mixbench.probe_record import ProbeRecord
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
-from mixbench.threat_model import ThreatModel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECORD_NAME = "record.json"
 EXAMPLES_NAME = "examples.parquet"
@@ -33,9 +35,9 @@ SAMPLES_NAME = "samples.npz"
 _SCHEMA = pa.schema(
     [(name, getattr(pa, kind if kind != "bool" else "bool_")()) for name, kind in EXAMPLES_COLUMNS.items()]
 )
-ArrowTable = Any
-"""pyarrow ships no types; this one is a pyarrow.Table with the columns of `mixbench.records.EXAMPLES_COLUMNS`."""
-_OF_BROKEN = ("broken_by", "eps", "adversarial_prediction", "adversarial_margin", "norm")
+_TYPES_READ = [
+    pa.dictionary(pa.int32(), field.type) if field.name in WORDS else field.type for field in _SCHEMA
+]  # fmt: skip
 
 
 def encode_examples(columns: Mapping[str, np.ndarray]) -> bytes:
@@ -46,7 +48,7 @@ def encode_examples(columns: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def read_examples(path: Path) -> pd.DataFrame:
+def read_examples(path: Path) -> "pd.DataFrame":
     """Return the per-example table at `path`, a row an example; raises RecordError if it is not one."""
     return _as_frame(_read_table(path))
 
@@ -59,7 +61,7 @@ def _read_table(path: Path) -> ArrowTable:
     return _decode_table(content, source=str(path))
 
 
-def decode_examples(content: bytes, *, source: str) -> pd.DataFrame:
+def decode_examples(content: bytes, *, source: str) -> "pd.DataFrame":
     """Return the table that `encode_examples` wrote; raises RecordError that names `source`."""
     return _as_frame(_decode_table(content, source=source))
 
@@ -67,21 +69,31 @@ def decode_examples(content: bytes, *, source: str) -> pd.DataFrame:
 def _decode_table(content: bytes, *, source: str) -> ArrowTable:
     try:
         # Starting threads for tables this small takes longer than reading them.
-        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+        table = _open_table(content).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise RecordError(
             f"{source} is not a readable parquet file ({error}): evaluate again with --overwrite"
         ) from None
-    if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types:
+    if table.schema.names != _SCHEMA.names or table.schema.types != _TYPES_READ:
         raise RecordError(
             f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: evaluate again with --overwrite"
         )
     return table
 
 
-def _as_frame(table: ArrowTable) -> pd.DataFrame:
+def _open_table(content: bytes) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(pa.BufferReader(content), read_dictionary=list(WORDS))
+    except KeyError:
+        # It lacks one of them, which whoever asked will say with the columns that it has.
+        return pq.ParquetFile(pa.BufferReader(content))
+
+
+def _as_frame(table: ArrowTable) -> "pd.DataFrame":
+    import pandas as pd  # noqa: PLC0415 - takes 0.2 s to import, and whoever needs verdicts alone needs no frame
+
     # Nullable integers stay integers; pandas would make them floats.
-    return table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return table.cast(_SCHEMA).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +106,7 @@ class StoredEvaluation:
     """
 
     record: EvaluationRecord
-    table: pd.DataFrame
+    table: "pd.DataFrame"
     folder: Path
 
 
@@ -135,7 +147,7 @@ class Store:
         if hashlib.sha256(examples).hexdigest() != record.examples_sha256:
             raise RecordError(f"the per-example file does not belong to record {record.id}: its hash differs")
         source = f"the per-example file of record {record.id}"
-        _check_agreement(record, _decode_table(examples, source=source), source=source)
+        _check_agreement(record, columns_of(_decode_table(examples, source=source)), source=source)
         folder = self.folder / record.id
         kept = None if adversarials is None else hashlib.sha256(adversarials).hexdigest()
         _retire_other(folder, examples_sha256=record.examples_sha256, adversarials_sha256=kept)
@@ -174,7 +186,7 @@ class Store:
         folder = self.folder / record.id
         if examples is not None:
             source = f"the per-example file of record {record.id}"
-            check_probe_examples(record, decode_probe_examples(examples, source=source), source=source)
+            check_probe_examples(record, decode_probe_table(examples, source=source), source=source)
             write_atomically(folder / EXAMPLES_NAME, examples)
         if samples is not None:
             write_atomically(folder / SAMPLES_NAME, samples)
@@ -214,7 +226,7 @@ def load_probe(path: Path) -> ProbeRecord:
     if record.examples_sha256 is not None:
         examples = file.with_name(EXAMPLES_NAME)
         _check_hash(examples, record.examples_sha256, record_name=file.name, again="probe")
-        check_probe_examples(record, read_probe_examples(examples), source=str(examples))
+        check_probe_examples(record, read_probe_table(examples), source=str(examples))
     return record
 
 
@@ -225,33 +237,34 @@ def load_record(path: Path) -> EvaluationRecord:
 
 def load_evaluation(path: Path) -> StoredEvaluation:
     """Return record and table in `path`, a folder or a record.json; raises RecordError if either was changed."""
-    record, table, folder = _load(path)
+    record, table, _, folder = _load(path)
     return StoredEvaluation(record, _as_frame(table), folder)
 
 
 def load_verdicts(path: Path) -> StoredVerdicts:
     """Return record and verdicts in `path`; as strict as `load_evaluation`, and several times quicker."""
-    record, table, folder = _load(path)
-    fate = np.where(_column(table, "label") == _column(table, "clean_prediction"), ROBUST, MISCLASSIFIED)
-    broken_by = table["broken_by"].combine_chunks().dictionary_encode()
+    record, _, columns, folder = _load(path)
+    index, label, broken, broken_by = (columns[name] for name in ("index", "label", "broken", "broken_by"))
     codes = {stage: code for code, stage in enumerate(record.broken_by, start=MISCLASSIFIED + 1)}
-    stages = np.array([codes[stage] for stage in broken_by.dictionary.to_pylist()], dtype=np.int64)
-    broken = _column(table, "broken")
-    fate[broken] = stages[broken_by.indices.drop_null().to_numpy()]
-    return StoredVerdicts(record, _column(table, "index"), _column(table, "label"), fate, folder)
+    # A file may list words that no row has.
+    stages = np.array([codes.get(word, MISCLASSIFIED) for word in broken_by.words], dtype=np.int64)
+    fate = np.where(label.data == columns["clean_prediction"].data, ROBUST, MISCLASSIFIED)
+    fate[broken.data] = stages[broken_by.data[broken.data]]
+    return StoredVerdicts(record, index.data, label.data, fate, folder)
 
 
-def _load(path: Path) -> tuple[EvaluationRecord, ArrowTable, Path]:
-    """Return the record in `path`, its checked table and the folder of both."""
+def _load(path: Path) -> tuple[EvaluationRecord, ArrowTable, Columns, Path]:
+    """Return the record in `path`, its checked table, the columns of it and the folder of all."""
     file = path / RECORD_NAME if path.is_dir() else path
     record = EvaluationRecord.from_json(_read_text(file, name=RECORD_NAME), source=str(file))
     examples = file.with_name(EXAMPLES_NAME)
-    _check_hash(examples, record.examples_sha256, record_name=file.name)
+    content = _read_hashed(examples, record.examples_sha256, record_name=file.name)
     if record.adversarials_sha256 is not None:
         _check_hash(file.with_name(ADVERSARIALS_NAME), record.adversarials_sha256, record_name=file.name)
-    table = _read_table(examples)
-    _check_agreement(record, table, source=str(examples))
-    return record, table, file.parent
+    table = _decode_table(content, source=str(examples))
+    columns = columns_of(table)
+    _check_agreement(record, columns, source=str(examples))
+    return record, table, columns, file.parent
 
 
 def _read_text(file: Path, *, name: str) -> str:
@@ -271,64 +284,22 @@ def _check_hash(file: Path, expected: str, *, record_name: str, again: str = "ev
         raise RecordError(f"{file} is not the file that {record_name} was written with: {again} again with --overwrite")
 
 
-def _check_agreement(record: EvaluationRecord, table: ArrowTable, *, source: str) -> None:
-    """Raise RecordError naming the first number of `record` or column of `table` that contradicts the others."""
-    fault = _null_fault(table) or _count_fault(record, table) or _broken_fault(record, table)
+def _read_hashed(file: Path, expected: str, *, record_name: str) -> bytes:
+    """Return the content of `file`, read once; raises RecordError as `_check_hash` does."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != expected:
+        _check_hash(file, expected, record_name=record_name)
+    return content
+
+
+def _check_agreement(record: EvaluationRecord, columns: Columns, *, source: str) -> None:
+    """Raise RecordError naming the first number of `record` or column of its table that contradicts the others."""
+    fault = disagreement(record, columns)
     if fault is not None:
         raise RecordError(f"{source} disagrees with its record: {fault}; evaluate again with --overwrite")
-
-
-def _column(table: ArrowTable, name: str) -> np.ndarray:
-    """Return a column without nulls."""
-    return table[name].to_numpy()
-
-
-def _null_fault(table: ArrowTable) -> str | None:
-    """Return what is null and should not be, or the other way round."""
-    always = [name for name in EXAMPLES_COLUMNS if name not in _OF_BROKEN]
-    for name in always:
-        if wrong := table[name].null_count:
-            return f"{name} should have a value everywhere, but does not in {wrong} rows"
-    intact = ~_column(table, "broken")
-    for name in _OF_BROKEN:
-        wrong = int((table[name].is_null().to_numpy() != intact).sum())
-        if wrong:
-            return f"{name} should have a value where broken and only there, but does not in {wrong} rows"
-    return None
-
-
-def _count_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
-    """Return the first count of `record` that is not the count of `table`."""
-    clean = _column(table, "label") == _column(table, "clean_prediction")
-    stages = {str(pair["values"]): pair["counts"] for pair in table["broken_by"].value_counts().to_pylist()}
-    counts = (
-        ("dataset.n", record.dataset.n, len(table)),
-        ("clean.correct", record.clean.correct, clean.sum()),
-        ("robust.correct", record.robust.correct, (clean & ~_column(table, "broken")).sum()),
-        *((f"broken_by.{name}", count, stages.get(name, 0)) for name, count in record.broken_by.items()),
-        ("cost.forwards", record.cost.forwards, _column(table, "forwards").sum()),
-        ("cost.backwards", record.cost.backwards, _column(table, "backwards").sum()),
-    )
-    return next((f"{name} is {told}, the table has {found}" for name, told, found in counts if told != found), None)
-
-
-def _broken_fault(record: EvaluationRecord, table: ArrowTable) -> str | None:
-    """Return what the rows of broken examples claim that cannot be."""
-    norm, grid = record.threat_model.norm, record.protocol.eps_grid
-    allowed = {str(eps): float(eps) + ThreatModel(norm, eps).tolerance() for eps in grid}
-    names = ("label", "clean_prediction", "adversarial_prediction", "norm")
-    rows = table.select([*names, "eps"]).filter(table["broken"])
-    eps = rows["eps"].combine_chunks().dictionary_encode()
-    of_value = np.array([allowed.get(value, np.nan) for value in eps.dictionary.to_pylist()], dtype=np.float64)
-    limits = of_value[eps.indices.to_numpy()]
-    label, clean, adversarial, norms = (_column(rows, name) for name in names)
-    faults: tuple[tuple[str, np.ndarray], ...] = (
-        ("broken is set where the clean prediction is wrong", clean != label),
-        ("eps is not in protocol.eps_grid", np.isnan(limits)),
-        ("norm is not within eps", ~((norms >= 0) & (norms <= limits))),
-        ("adversarial_prediction is the label", adversarial == label),
-    )
-    return next((f"{text} in {int(wrong.sum())} rows" for text, wrong in faults if wrong.any()), None)
 
 
 def record_schema() -> str:

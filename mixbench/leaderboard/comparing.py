@@ -9,9 +9,11 @@ from mixbench.leaderboard.board import Board, Line, Place
 from mixbench.leaderboard.numbers import attack_title, threat_model_text
 from mixbench.store import MISCLASSIFIED, ROBUST
 
-ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-"""0 is never broken, 1 misclassified without attack, and 2 + STAGES * RADIUS + STAGE first broken at that radius by
-that stage, both counted from 0."""
+ALPHABET = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\<')
+"""The digits of packed verdicts: visible ASCII without what JSON or HTML would write with more than a character."""
+
+DIGITS = 3
+"""Packed verdicts are numbers of so many digits, each of as many examples as fit."""
 
 
 def compared_lines(board: Board) -> list[dict[str, object]]:
@@ -35,19 +37,32 @@ def _line(board: Board, line: Line) -> dict[str, object]:
 
 
 def pack(places: Sequence[Place | None]) -> str | None:
-    """Return a character an example for one model at rising radii, or None if they cannot be told so.
+    """Return what became of each example of one model at rising radii, or None if it cannot be told in one code.
 
-    They can where every radius was evaluated, and no example broken at one is robust at a larger one.
+    It can where every radius was evaluated, and no example broken at one is robust at a larger one. A code is 0 where
+    the example is never broken, 1 where it is misclassified without attack, and 2 + STAGES * RADIUS + STAGE where it is
+    first broken at that radius by that stage, both counted from 0. `pack_codes` writes the codes.
     """
     fates = [place.verdicts.fate for place in places if place is not None]
     stages = list(places[0].record.broken_by) if places[0] is not None else []
-    if len(fates) < len(places) or MISCLASSIFIED + 1 + len(stages) * len(places) > len(ALPHABET):
+    n_codes = MISCLASSIFIED + 1 + len(stages) * len(places)
+    if len(fates) < len(places) or n_codes > len(ALPHABET) ** DIGITS:
         return None
     codes = _first_broken(fates, stages=len(stages))
     for radius, fate in enumerate(fates):
         if not np.array_equal(_robust_at(codes, radius, stages=len(stages)), fate == ROBUST):
             return None
-    return "".join(ALPHABET[code] for code in codes)
+    return pack_codes(codes, n_codes=n_codes)
+
+
+def pack_codes(codes: Int64[np.ndarray, " example"], *, n_codes: int) -> str:
+    """Return codes from 0 to `n_codes` - 1 as text: `DIGITS` digits for every group of examples, the first lowest."""
+    size = 1
+    while n_codes ** (size + 1) <= len(ALPHABET) ** DIGITS:
+        size += 1
+    groups = np.pad(codes, (0, -len(codes) % size)).reshape(-1, size) @ n_codes ** np.arange(size)
+    digits = groups[:, None] // len(ALPHABET) ** np.arange(DIGITS) % len(ALPHABET)
+    return np.frombuffer(ALPHABET.encode(), dtype=np.uint8)[digits.ravel()].tobytes().decode()
 
 
 def _first_broken(fates: Sequence[Int64[np.ndarray, " example"]], *, stages: int) -> Int64[np.ndarray, " example"]:

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +23,8 @@ from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, rows_of
 from mixbench.records import Accuracy, EvaluationRecord
 
 Cell = str | int | float | None
+ArrowType = Any  # pyarrow ships no types
+ArrowArray = Any
 RESULTS_FORMAT = "mixbench.leaderboard/1"
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     character: f"\\{character}" for character in "&%$#_{}"
@@ -93,15 +97,37 @@ def _inert(value: Cell) -> Cell:
 
 def to_json(rows: list[dict[str, Cell]], leaderboard: Leaderboard) -> bytes:
     """Return the rows as JSON, with what had to be left out."""
-    content = {"format": RESULTS_FORMAT, "left_out": list(leaderboard.faults), "results": rows}
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    head = json.dumps({"format": RESULTS_FORMAT, "left_out": list(leaderboard.faults)}, ensure_ascii=False)
+    lines = ",\n".join(_json_lines(rows))
+    return f'{head.removesuffix("}")}, "results": [\n{lines}\n]}}\n'.encode()
+
+
+def _json_lines(rows: list[dict[str, Cell]]) -> Iterator[str]:
+    """Yield a line a row, which keeps a new record a line of a diff."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    return map(encode, rows)
 
 
 def to_parquet(rows: list[dict[str, Cell]]) -> bytes:
     """Return the rows as parquet."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_COLUMNS), buffer, compression="zstd")
+    arrays = [_arrow([row[field.name] for row in rows], field.type) for field in _COLUMNS]
+    table = pa.Table.from_arrays(arrays, schema=_COLUMNS)
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def _arrow(values: list[Cell], kind: ArrowType) -> ArrowArray:
+    """Return values of one type, or None, as pyarrow has them; its own way from Python's lists imports pandas."""
+    known = pa.py_buffer(
+        np.packbits(np.array([value is not None for value in values], dtype=np.bool_), bitorder="little")
+    )
+    if kind != pa.string():
+        numbers = np.array([0 if value is None else value for value in values], dtype=kind.to_pandas_dtype())
+        return pa.Array.from_buffers(kind, len(values), [known, pa.py_buffer(numbers)])
+    texts = [b"" if value is None else str(value).encode() for value in values]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    return pa.Array.from_buffers(kind, len(values), [known, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
 
 
 def headline_rows(board: Board, leaderboard: Leaderboard) -> tuple[Row, ...]:

@@ -38,6 +38,7 @@ def interval_text(accuracy: Accuracy) -> str:
     return f"{percent(interval.low)} to {percent(interval.high)}"
 
 
+@cache
 def radius(eps: Fraction) -> str:
     """Return eps in 255ths where it is meant so, such as "0.25/255" for 1/1020, else as a fraction."""
     levels = eps * _GREY_LEVELS

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,6 +22,7 @@ from mixbench.leaderboard.ranking import RankRange
 from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of
 from mixbench.leaderboard.vendored import datatables_script, library
 from mixbench.probe_record import ProbeRecord
+from mixbench.records import Accuracy, EvaluationRecord
 from mixbench.threat_model import ThreatModel
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -46,15 +47,10 @@ class _BoardView:
         return {name: numbers.attack_title(attack) for name, attack in reversed(attacks_of(self.board).items())}
 
     @property
-    def probed(self) -> bool:
-        """Whether any model was shown shuffled images."""
-        return any(row.recognition is not None for row in self.rows)
-
-    @property
     def headline(self) -> ThreatModel:
         return self.board.threat_models[0]
 
-    @property
+    @cached_property
     def curves(self) -> list[tuple[Line, Figure]]:
         """The strongest attack with a whole grid first."""
         lines = [line for line in self.board.lines if len(line.rankings) > 1]
@@ -117,6 +113,14 @@ class _ModelView:
                 longest[key] = place
         return list(longest.values())
 
+    @property
+    def groups(self) -> list[list[Place]]:
+        """The places by what the heading of a group tells once for all of them."""
+        groups: dict[tuple[object, ...], list[Place]] = {}
+        for place in self.places:
+            groups.setdefault(_told_once(place.record), []).append(place)
+        return list(groups.values())
+
 
 def html_page(leaderboard: Leaderboard) -> str:
     """Return index.html."""
@@ -126,6 +130,7 @@ def html_page(leaderboard: Leaderboard) -> str:
     )  # fmt: skip
     environment.filters |= {
         "percent": numbers.percent,
+        "accuracy": _accuracy,
         "interval": numbers.interval_text,
         "radius": numbers.radius,
         "threat_model": numbers.threat_model_text,
@@ -135,6 +140,7 @@ def html_page(leaderboard: Leaderboard) -> str:
         "rank": _rank_text,
         "tiles": _tiles_text,
         "breakable": _breakable,
+        "short": "{:g}".format,
     }
     script = datatables_script((_TEMPLATES / "page.js").read_text(encoding="utf-8").strip().removesuffix(";"))
     return environment.get_template("page.html").render(
@@ -159,6 +165,23 @@ def html_page(leaderboard: Leaderboard) -> str:
 def model_anchor(key: Key) -> str:
     """Return the id of a model's section."""
     return f"model-{re.sub(r'[^A-Za-z0-9_.-]', '_', key[0])}-{key[1][:8]}"
+
+
+def _accuracy(accuracy: Accuracy) -> Markup:
+    return _accuracy_of(accuracy.correct, accuracy.total)
+
+
+@cache
+def _accuracy_of(correct: int, total: int) -> Markup:
+    # The page writes the same few counts thousands of times.
+    accuracy = Accuracy(correct=correct, total=total)
+    return Markup(f"{numbers.percent(accuracy.rate)}<small>{numbers.interval_text(accuracy)}</small>")  # noqa: S704
+
+
+def _told_once(record: EvaluationRecord) -> tuple[object, ...]:
+    made = record.provenance
+    how = record.attack.implementation, made.mixbench, made.packages.get("torch"), made.device, made.started.date()
+    return numbers.attack_title(record.attack), record.clean, *how
 
 
 def _mixing_title(mixing: str) -> str:

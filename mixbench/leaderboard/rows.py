@@ -41,11 +41,6 @@ class Row:
         """The architecture without its mixing."""
         return family(self.record.model.name)
 
-    @property
-    def proof(self) -> str:
-        """How it is known that the frozen parameters are what they are said to be."""
-        return proof(self.record)
-
 
 def proof(record: EvaluationRecord) -> str:
     """Return what loading the checkpoint proved of its frozen filters."""

@@ -1,8 +1,9 @@
 """The table library of the page, taken from the pip package itables at build time, its licences with it."""
 
 import importlib.metadata
-import importlib.resources
+import importlib.util
 import re
+from pathlib import Path
 
 from mixbench.errors import RecordError
 
@@ -18,7 +19,7 @@ def datatables_script(script: str) -> str:
     The bundle is an ES module that ends with its licence notices, which stay. Raises RecordError if the installed
     itables is built otherwise.
     """
-    bundle = importlib.resources.files(_PACKAGE).joinpath(_BUNDLE).read_text(encoding="utf-8")
+    bundle = _folder().joinpath(_BUNDLE).read_text(encoding="utf-8")
     exports = _EXPORTS.findall(bundle)
     name = _DEFAULT.search(exports[0]) if len(exports) == 1 else None
     if name is None or "</script" in bundle.lower():
@@ -27,6 +28,14 @@ def datatables_script(script: str) -> str:
     # JavaScript.
     harmless = _EXPORTS.sub("", bundle).replace("<!--", r"\x3C!--")
     return f"{harmless}\n({script})({name[1]});\n"
+
+
+def _folder() -> Path:
+    # Importing the package, as importlib.resources does, imports pandas.
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise RecordError(f"{_PACKAGE} is not installed: install itables 2.9.1")
+    return Path(spec.origin).parent
 
 
 def library() -> str:

@@ -103,7 +103,7 @@ def test_curves_show_the_chosen_models_and_attack(page: "playwright.Page") -> No
     assert figures.count() == 1
     marks = figures.locator("svg[role=img] g.mark:visible")
     assert marks.count() == 2
-    figures.get_by_role("button", name=WEAK.name).click()
+    figures.get_by_role("button", name=WEAK.name.removesuffix(".toy")).click()
     assert marks.count() == 1
     assert STRONG.name in marks.locator("title").inner_html()
     page.get_by_role("button", name="Hide all").click()
@@ -172,6 +172,24 @@ def test_no_width_makes_the_page_scroll_sideways(page: "playwright.Page", width:
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     dark = page.evaluate("parseInt(getComputedStyle(document.documentElement).backgroundColor.slice(4)) < 128")
     assert dark == (scheme == "dark")
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1440])
+def test_a_column_is_shown_and_aligned_as_its_heading_is(page: "playwright.Page", width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.get_by_role("combobox", name="Threat model").select_option("")
+    columns = page.evaluate(
+        """() => {
+          const [head, row] = document.querySelectorAll("table.results tr");
+          const styled = (cell) => [getComputedStyle(cell).display, getComputedStyle(cell).textAlign];
+          return [...head.cells].map((cell, i) => [cell.innerText.trim(), styled(cell), styled(row.cells[i])]);
+        }"""
+    )
+    assert [heading for _, heading, _ in columns] == [cell for _, _, cell in columns]
+    titles = {title for title, (display, _), _ in columns if display != "none"}
+    minor = {"Recipe", "Area", "Trained", "Frozen", "Proof", "Warnings", "Passes", "Evaluated"}
+    assert titles & minor == (minor if width == 1440 else set())
+    assert ("Mixing" in titles) == (width > 720)
 
 
 def test_the_page_reads_without_javascript(browser: "playwright.Browser", leaderboards: Path) -> None:

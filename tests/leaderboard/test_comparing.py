@@ -7,16 +7,31 @@ import pytest
 
 from mixbench.comparison import compare
 from mixbench.leaderboard import rank, read
-from mixbench.leaderboard.comparing import ALPHABET, compared_lines, pack
+from mixbench.leaderboard.comparing import ALPHABET, compared_lines, pack, pack_codes
 from mixbench.store import load_evaluation
 from tests.leaderboard.boards_for_tests import Toy, add_records
 from tests.leaderboard.conftest import EQUAL, STRONG, WEAK
 
 
+def codes(line: dict, model: int) -> list[int]:
+    """The codes of all examples, taken from the text digit by digit."""
+    n_codes = 2 + len(line["stages"]) * len(line["threat_models"])
+    size = max(size for size in range(1, 20) if n_codes**size <= 91**3)
+    digits = [ALPHABET.index(digit) for digit in line["fates"][str(model)]]
+    told: list[int] = []
+    for low, middle, high in zip(digits[::3], digits[1::3], digits[2::3], strict=True):
+        number = low + 91 * middle + 91 * 91 * high
+        for _ in range(size):
+            number, code = divmod(number, n_codes)
+            told.append(code)
+    assert not any(told[line["n"] :])
+    return told[: line["n"]]
+
+
 def fates(line: dict, model: int, radius: int) -> list[str]:
     """What the page reads from the packed text: "robust", "clean" or the stage that broke the example."""
     stages, told = line["stages"], []
-    for code in map(ALPHABET.index, line["fates"][str(model)]):
+    for code in codes(line, model):
         broken = code >= 2 and (code - 2) // len(stages) <= radius
         told.append("clean" if code == 1 else stages[(code - 2) % len(stages)] if broken else "robust")
     return told
@@ -62,4 +77,18 @@ def test_what_the_page_compares_by_is_json(attacked: Path) -> None:
     (board,) = rank(read(attacked)).boards
     lines = compared_lines(board)
     assert json.loads(json.dumps(lines)) == lines
-    assert all(len(text) == 40 for line in lines for text in line["fates"].values())
+
+
+@pytest.mark.parametrize("n_codes", [3, 5, 8, 26, 90, 91, 92, 91**3])
+@pytest.mark.parametrize("n", [1, 7, 40])
+def test_packed_codes_are_read_as_they_were(n_codes: int, n: int) -> None:
+    told = np.random.default_rng(n_codes + n).integers(0, n_codes, size=n)
+    told[-1] = n_codes - 1
+    line = {"n": n, "stages": ["any"] * (n_codes - 2), "threat_models": [""]}
+    assert codes(line | {"fates": {"0": pack_codes(told, n_codes=n_codes)}}, 0) == told.tolist()
+
+
+def test_the_digits_need_no_escape() -> None:
+    assert len(ALPHABET) == len(set(ALPHABET)) == 91
+    assert json.dumps(ALPHABET) == f'"{ALPHABET}"'
+    assert "<" not in ALPHABET

@@ -110,6 +110,35 @@ def test_a_fault_is_named_on_the_page(page: Elements) -> None:
     assert "record.json" in page.text
 
 
+def test_what_the_records_of_an_attack_share_is_told_once(folder: Path) -> None:
+    small, large = sorted(folder.glob("records/toy-convmixer_trained.toy-*"), key=lambda path: path.name, reverse=True)
+    page = render(rank(read(folder)))["index.html"].decode()
+    (shared,) = record_groups(page, "convmixer_trained.toy")
+    assert shared.count("PGD-20") == shared.count("foolbox 3.3.4") == shared.count("2026-01-02") == 1
+    assert shared.count("<tr>") == 3
+    for path in (small, large):
+        assert f'href="records/{path.name}/record.json"' in shared
+        assert f'href="records/{path.name}/examples.parquet"' in shared
+
+
+def test_records_made_otherwise_stand_under_a_heading_of_their_own(folder: Path) -> None:
+    path = next(folder.glob("records/toy-convmixer_trained.toy-*-Linf_1_10-*/record.json"))
+    content = json.loads(path.read_text())
+    content["provenance"] |= {"device": "another device", "started": "2026-01-03T00:00:00Z"}
+    path.write_text(json.dumps(content))
+    page = render(rank(read(folder)))["index.html"].decode()
+    groups = record_groups(page, "convmixer_trained.toy")
+    assert ["Linf 1/10" in group for group in groups] == ["another device" in group for group in groups]
+    assert sorted("2026-01-03" in group for group in groups) == [False, True]
+
+
+def record_groups(page: str, model: str) -> list[str]:
+    """The groups of the table of records in a model's section."""
+    section = page.partition(f'id="model-{model}-')[2].partition("</section>")[0]
+    table = section.partition('<table class="grid records">')[2]
+    return re.findall("<tbody>.*?</tbody>", table, re.DOTALL)
+
+
 def test_every_link_of_the_committed_page_leads_somewhere() -> None:
     folder = ROOT / "leaderboards"
     committed = Elements((folder / "index.html").read_text(encoding="utf-8"))

@@ -1,6 +1,8 @@
 (DataTable) => {
   "use strict";
-  const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+  const ALPHABET = Array.from({ length: 94 }, (_, i) => String.fromCharCode(33 + i)).filter((digit) => !"\"\\<".includes(digit));
+  const VALUE = new Map(ALPHABET.map((digit, value) => [digit, value]));
+  const DIGITS = 3;
   const Z95 = 1.959963984540054;
   const verdicts = JSON.parse(document.getElementById("verdicts").textContent);
   const each = (root, selector, act) => root.querySelectorAll(selector).forEach(act);
@@ -96,12 +98,29 @@
     return brokenAt > radius ? null : `broken by ${stages[(code - 2) % stages.length]}`;
   }
 
+  // Every three digits are a number that holds the codes of as many images as fit, the first lowest.
+  function unpack(line, model) {
+    const text = line.fates[model];
+    const nCodes = 2 + line.stages.length * line.threat_models.length;
+    let size = 1;
+    while (nCodes ** (size + 1) <= ALPHABET.length ** DIGITS) size++;
+    const codes = [];
+    for (let start = 0; start < text.length; start += DIGITS) {
+      let group = 0;
+      for (let i = DIGITS - 1; i >= 0; i--) group = group * ALPHABET.length + VALUE.get(text[start + i]);
+      for (let i = 0; i < size; i++, group = Math.floor(group / nCodes)) codes.push(group % nCodes);
+    }
+    return codes;
+  }
+
   function compare(line, radius, a, b) {
+    const codesA = unpack(line, a);
+    const codesB = unpack(line, b);
     const counts = { both: 0, onlyA: 0, onlyB: 0, neither: 0 };
     const losses = new Map([["misclassified without attack", [0, 0]], ...line.stages.map((stage) => [`broken by ${stage}`, [0, 0]])]);
     for (let i = 0; i < line.n; i++) {
-      const lostA = lostTo(ALPHABET.indexOf(line.fates[a][i]), radius, line.stages);
-      const lostB = lostTo(ALPHABET.indexOf(line.fates[b][i]), radius, line.stages);
+      const lostA = lostTo(codesA[i], radius, line.stages);
+      const lostB = lostTo(codesB[i], radius, line.stages);
       if (lostA === null && lostB === null) counts.both++;
       else if (lostA === null) { counts.onlyA++; losses.get(lostB)[1]++; }
       else if (lostB === null) { counts.onlyB++; losses.get(lostA)[0]++; }
