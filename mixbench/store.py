@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from mixbench.errors import RecordError
 from mixbench.example_table import WORDS, ArrowTable, Columns, columns_of, disagreement
 from mixbench.files import sha256_of, storage_error, write_atomically
-from mixbench.probe_examples import check_probe_examples, decode_probe_table, read_probe_table
+from mixbench.probe_examples import check_probe_examples, decode_probe_columns, read_probe_columns
 from mixbench.probe_record import ProbeRecord
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
 
@@ -188,7 +188,7 @@ class Store:
         folder = self.folder / record.id
         if examples is not None:
             source = f"the per-example file of record {record.id}"
-            check_probe_examples(record, decode_probe_table(examples, source=source), source=source)
+            check_probe_examples(record, decode_probe_columns(examples, source=source), source=source)
             write_atomically(folder / EXAMPLES_NAME, examples)
         if samples is not None:
             write_atomically(folder / SAMPLES_NAME, samples)
@@ -228,7 +228,7 @@ def load_probe(path: Path) -> ProbeRecord:
     if record.examples_sha256 is not None:
         examples = file.with_name(EXAMPLES_NAME)
         _check_hash(examples, record.examples_sha256, record_name=file.name, again="probe")
-        check_probe_examples(record, read_probe_table(examples), source=str(examples))
+        check_probe_examples(record, read_probe_columns(examples), source=str(examples))
     return record
 
 
