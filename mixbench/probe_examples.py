@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
 from mixbench.errors import RecordError
+from mixbench.example_table import columns_of
 from mixbench.probe_record import ProbeRecord
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ PROBE_EXAMPLES_COLUMNS = {"permutation_seed": "int64", "index": "int64", "mse": 
 split. The PSNR of an image is -10 log10 of its mse."""
 
 ProbeTable = Any
-"""pyarrow ships no types; this one is a pyarrow.Table with the columns above."""
+"""The columns above by name: a pandas.DataFrame, or as `read_probe_columns` has them."""
 
 _SCHEMA = pa.schema([(name, getattr(pa, kind)()) for name, kind in PROBE_EXAMPLES_COLUMNS.items()])
 _REMEDY = "probe again with --overwrite"
@@ -61,25 +62,35 @@ def encode_probe_examples(
 
 def read_probe_examples(path: Path) -> "pd.DataFrame":
     """Return the table at `path`, a row an image and permutation; raises RecordError if it is not one."""
-    return read_probe_table(path).to_pandas()
+    return decode_probe_examples(_read(path), source=str(path))
 
 
-def read_probe_table(path: Path) -> ProbeTable:
-    """Return the table at `path` as pyarrow has it, without pandas; raises RecordError if it is not one."""
+def read_probe_columns(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns at `path`, without pandas; raises RecordError if it is not such a table."""
+    return decode_probe_columns(_read(path), source=str(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise RecordError(f"cannot read {path} ({error.strerror}): {_REMEDY}") from None
-    return decode_probe_table(content, source=str(path))
 
 
 def decode_probe_examples(content: bytes, *, source: str) -> "pd.DataFrame":
     """Return the table that `encode_probe_examples` wrote; raises RecordError that names `source`."""
-    return decode_probe_table(content, source=source).to_pandas()
+    return _decode(content, source=source).to_pandas()
 
 
-def decode_probe_table(content: bytes, *, source: str) -> ProbeTable:
-    """Return the table that `encode_probe_examples` wrote, without pandas; raises RecordError that names `source`."""
+def decode_probe_columns(content: bytes, *, source: str) -> dict[str, np.ndarray]:
+    """Return the columns that `encode_probe_examples` wrote, without pandas; raises RecordError that names `source`."""
+    columns = columns_of(_decode(content, source=source))
+    if empty := [name for name, column in columns.items() if not column.valid.all()]:
+        raise RecordError(f"{source} has empty cells in column {empty[0]}: {_REMEDY}")
+    return {name: column.data for name, column in columns.items()}
+
+
+def _decode(content: bytes, *, source: str) -> Any:
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
@@ -98,14 +109,15 @@ def check_probe_examples(record: ProbeRecord, table: ProbeTable, *, source: str)
 
 def _fault(record: ProbeRecord, table: ProbeTable) -> str | None:
     seeds, n = record.protocol.permutation_seeds, record.dataset.n
-    if len(table) != n * len(seeds) or table["permutation_seed"].to_numpy().tolist() != np.repeat(seeds, n).tolist():
-        return f"it has {len(table)} rows, not {n} for each of the permutations {seeds} in turn"
-    positions = table["index"].to_numpy().reshape(len(seeds), n)
+    permuted = np.asarray(table["permutation_seed"])
+    if not np.array_equal(permuted, np.repeat(seeds, n)):
+        return f"it has {len(permuted)} rows, not {n} for each of the permutations {seeds} in turn"
+    positions = np.asarray(table["index"]).reshape(len(seeds), n)
     if (positions != positions[0]).any() or len(np.unique(positions[0])) != n or int(positions.min()) < 0:
         return "its permutations are not of the same examples, each once"
     told = {measurement.permutation_seed: measurement.metrics for measurement in record.of("decoder")}
     for name in ("mse", "ssim"):
-        means = table[name].to_numpy().reshape(len(seeds), n).mean(axis=1, dtype=np.float64)
+        means = np.asarray(table[name]).reshape(len(seeds), n).mean(axis=1, dtype=np.float64)
         for seed, mean in zip(seeds, means, strict=True):
             if seed not in told or name not in told[seed]:
                 return f"the record has no {name} of a decoder under permutation {seed}"

@@ -11,6 +11,7 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cache
@@ -318,34 +319,19 @@ class EvaluationRecord(_Value):
     def from_json(cls, text: str, *, source: str = "record") -> Self:
         """Return the record written in `text`; raises RecordError that names `source` and the first fault."""
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RecordError(
-                f"{source} is not JSON ({error}): it may be truncated; evaluate again with --overwrite"
-            ) from None
-        if not isinstance(content, dict):
-            raise RecordError(f"{source} is not a record: expected a JSON object with format {EVALUATION_FORMAT!r}")
-        found = content.get("format")
-        if found != EVALUATION_FORMAT:
-            raise RecordError(
-                f"{source} has format {found!r}, expected {EVALUATION_FORMAT!r}: read it with the mixbench that wrote"
-                " it"
-            )
-        # What has a default in code must stand in the file too.
-        if missing := [key for key in cls.model_fields if key not in content]:
-            raise RecordError(
-                f"{source} is not a valid record: {missing[0]}: Field required; evaluate again with --overwrite"
-            )
-        try:
             # Strict, so that "350", true or 350.0 do not pass for the count 350.
-            return cls.model_validate_json(text, strict=True)
+            record = cls.model_validate_json(text, strict=True)
         except ValidationError as error:
+            _check_outline(text, cls.model_fields, source=source)
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "record"
             raise RecordError(
                 f"{source} is not a valid record: {place}: {first['msg']}; it was edited or is damaged,"
                 " evaluate again with --overwrite"
             ) from None
+        if len(record.model_fields_set) < len(cls.model_fields):
+            _check_outline(text, cls.model_fields, source=source)
+        return record
 
     def without_measurements(self) -> Self:
         """Return the record with time, memory and start cleared: equal for a run and its resumed twin."""
@@ -354,6 +340,28 @@ class EvaluationRecord(_Value):
                 "cost": self.cost.model_copy(update={"seconds": 0.0, "seconds_by_stage": {}, "peak_memory_bytes": 0}),
                 "provenance": self.provenance.model_copy(update={"started": datetime(2000, 1, 1, tzinfo=UTC)}),
             }
+        )
+
+
+def _check_outline(text: str, fields: Iterable[str], *, source: str) -> None:
+    """Raise RecordError unless `text` is a JSON object of the known format that has all `fields`."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(
+            f"{source} is not JSON ({error}): it may be truncated; evaluate again with --overwrite"
+        ) from None
+    if not isinstance(content, dict):
+        raise RecordError(f"{source} is not a record: expected a JSON object with format {EVALUATION_FORMAT!r}")
+    found = content.get("format")
+    if found != EVALUATION_FORMAT:
+        raise RecordError(
+            f"{source} has format {found!r}, expected {EVALUATION_FORMAT!r}: read it with the mixbench that wrote it"
+        )
+    # What has a default in code must stand in the file too.
+    if missing := [key for key in fields if key not in content]:
+        raise RecordError(
+            f"{source} is not a valid record: {missing[0]}: Field required; evaluate again with --overwrite"
         )
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from mixbench.errors import RecordError
 from mixbench.example_table import WORDS, ArrowTable, Columns, columns_of, disagreement
 from mixbench.files import sha256_of, storage_error, write_atomically
-from mixbench.probe_examples import check_probe_examples, decode_probe_table, read_probe_table
+from mixbench.probe_examples import check_probe_examples, decode_probe_columns, read_probe_columns
 from mixbench.probe_record import ProbeRecord
 from mixbench.records import EXAMPLES_COLUMNS, EvaluationRecord
 
@@ -35,9 +35,9 @@ SAMPLES_NAME = "samples.npz"
 _SCHEMA = pa.schema(
     [(name, getattr(pa, kind if kind != "bool" else "bool_")()) for name, kind in EXAMPLES_COLUMNS.items()]
 )
-_TYPES_READ = [
-    pa.dictionary(pa.int32(), field.type) if field.name in WORDS else field.type for field in _SCHEMA
-]  # fmt: skip
+_READ_SCHEMA = pa.schema(
+    [(field.name, pa.dictionary(pa.int32(), field.type) if field.name in WORDS else field.type) for field in _SCHEMA]
+)
 
 
 def encode_examples(columns: Mapping[str, np.ndarray]) -> bytes:
@@ -74,7 +74,9 @@ def _decode_table(content: bytes, *, source: str) -> ArrowTable:
         raise RecordError(
             f"{source} is not a readable parquet file ({error}): evaluate again with --overwrite"
         ) from None
-    if table.schema.names != _SCHEMA.names or table.schema.types != _TYPES_READ:
+    # A schema may differ in what it says of nulls; comparing lists of types takes far longer than comparing schemas.
+    found = table.schema
+    if not found.equals(_READ_SCHEMA) and (found.names, found.types) != (_READ_SCHEMA.names, _READ_SCHEMA.types):
         raise RecordError(
             f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: evaluate again with --overwrite"
         )
@@ -186,7 +188,7 @@ class Store:
         folder = self.folder / record.id
         if examples is not None:
             source = f"the per-example file of record {record.id}"
-            check_probe_examples(record, decode_probe_table(examples, source=source), source=source)
+            check_probe_examples(record, decode_probe_columns(examples, source=source), source=source)
             write_atomically(folder / EXAMPLES_NAME, examples)
         if samples is not None:
             write_atomically(folder / SAMPLES_NAME, samples)
@@ -226,7 +228,7 @@ def load_probe(path: Path) -> ProbeRecord:
     if record.examples_sha256 is not None:
         examples = file.with_name(EXAMPLES_NAME)
         _check_hash(examples, record.examples_sha256, record_name=file.name, again="probe")
-        check_probe_examples(record, read_probe_table(examples), source=str(examples))
+        check_probe_examples(record, read_probe_columns(examples), source=str(examples))
     return record
 
 

@@ -13,11 +13,20 @@ import pytest
 
 from mixbench.example_table import columns_of
 from mixbench.records import EXAMPLES_COLUMNS
-from mixbench.store import MISCLASSIFIED, ROBUST, Store, encode_examples, load_evaluation, load_verdicts, read_examples
+from mixbench.store import (
+    MISCLASSIFIED,
+    RECORD_NAME,
+    ROBUST,
+    Store,
+    encode_examples,
+    load_evaluation,
+    load_verdicts,
+    read_examples,
+)
 from tests.conftest import ROOT
 from tests.records_for_tests import record_of_three, three_examples
 
-COMMITTED = sorted((ROOT / "leaderboards" / "records").iterdir())
+COMMITTED = sorted(path.parent for path in (ROOT / "leaderboards").glob(f"records/*/{RECORD_NAME}"))
 
 
 @pytest.mark.parametrize("path", COMMITTED[::35], ids=lambda path: path.name)

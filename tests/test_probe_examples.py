@@ -1,4 +1,5 @@
 import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mixbench.errors import RecordError
 from mixbench.probe_examples import (
     PROBE_EXAMPLES_COLUMNS,
     check_probe_examples,
+    decode_probe_columns,
     decode_probe_examples,
     encode_probe_examples,
     read_probe_examples,
@@ -117,3 +119,15 @@ def test_what_is_no_such_table_is_refused() -> None:
     pq.write_table(pa.table({"index": [1]}), buffer)
     with pytest.raises(RecordError, match=r"x has columns \['index'\]"):
         decode_probe_examples(buffer.getvalue().to_pybytes(), source="x")
+
+
+def test_columns_are_those_of_the_table_and_have_no_empty_cells() -> None:
+    columns = decode_probe_columns(CONTENT, source="x")
+    table = decode_probe_examples(CONTENT, source="x")
+    assert {name: column.tolist() for name, column in columns.items()} == table.to_dict("list")
+    whole = pq.read_table(pa.BufferReader(CONTENT))
+    ssim = whole["ssim"].to_pylist()
+    buffer = io.BytesIO()
+    pq.write_table(whole.set_column(3, "ssim", pa.array([None, *ssim[1:]], type=pa.float32())), buffer)
+    with pytest.raises(RecordError, match="x has empty cells in column ssim: probe again"):
+        decode_probe_columns(buffer.getvalue(), source="x")
