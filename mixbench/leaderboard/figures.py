@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from mixbench.leaderboard.board import Board, Line, Place
 from mixbench.leaderboard.cards import counterpart_key, family
@@ -15,6 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 14, 44
 _LABELS = 210
 _LABEL_STEP = 15
 _TENTH, _FINE = 0.1, 0.02
+_LEVELS = "/255"
 
 Scale = Callable[[float], float]
 
@@ -53,13 +55,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its axes; `links` join models that differ in mixing alone."""
+    """A chart with its axes; `links` join models that differ in mixing alone, `unit` is what its radii count."""
 
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     marks: tuple[Mark, ...]
     links: tuple[str, ...]
     right: float
+    unit: str = ""
     bottom: float = HEIGHT - _BOTTOM
     left: float = _LEFT
     top: float = _TOP
@@ -79,8 +82,9 @@ def curves(line: Line, board: Board, *, dashed: frozenset[str]) -> Figure:
         if curve is not None:
             points = tuple((x(eps), _y(rate)) for eps, rate in zip(curve.eps, curve.rates, strict=True))
             marks.append(_mark(number, curve.places[-1], points, dashed, text=_curve_text(curve.places)))
-    ticks = (Tick(x(0.0), "0"), *(Tick(x(float(eps)), radius(eps)) for eps in line.evaluations.eps))
-    return Figure(ticks, _percent_ticks(0.0, 1.0, _y), tuple(marks), (), right)
+    texts, unit = _radii(line.evaluations.eps)
+    radii = [Tick(x(float(eps)), text) for eps, text in zip(line.evaluations.eps, texts, strict=True)]
+    return Figure((Tick(x(0.0), "0"), *radii), _percent_ticks(0.0, 1.0, _y), tuple(marks), (), right, unit)
 
 
 def scatter(places: Sequence[Place], board: Board, *, dashed: frozenset[str]) -> Figure:
@@ -110,6 +114,14 @@ def scatter(places: Sequence[Place], board: Board, *, dashed: frozenset[str]) ->
     ]
     x_ticks = _percent_ticks(low, 1.0, x)
     return Figure(x_ticks, _percent_ticks(0.0, top, y), _spread(marks), _links(places, x=x, y=y), right)
+
+
+def _radii(grid: Sequence[Fraction]) -> tuple[list[str], str]:
+    """Return the radii as an axis writes them, and what they count: small ones would not fit as "0.25/255"."""
+    texts = [radius(eps) for eps in grid]
+    if all(text.endswith(_LEVELS) for text in texts):
+        return [text.removesuffix(_LEVELS) for text in texts], ", in 255ths"
+    return texts, ""
 
 
 def _y(rate: float) -> float:
