@@ -102,7 +102,7 @@ def evaluated(here: Path) -> Path:
     """The digits board as it is committed, PGD at Linf alone."""
     folder = here / "leaderboards"
     shutil.copytree(ROOT / "leaderboards" / "protocols", folder / "protocols")
-    for path in ROOT.glob("leaderboards/records/*-pgd-Linf_*"):
+    for path in ROOT.glob("leaderboards/records/digits-*-pgd-Linf_*"):
         shutil.copytree(path, folder / "records" / path.name)
     return folder
 
