@@ -145,7 +145,6 @@ class Leaderboard:
 
     Attributes:
         elsewhere: Rankings of datasets that have no board.
-        probes: Every probe record.
         recognitions: What checkpoints still recognise, by dataset, name and hash.
         decodings: What decoders gave back.
     """
@@ -155,7 +154,6 @@ class Leaderboard:
     cards: Mapping[str, Card]
     submitted: Mapping[str, Submitted]
     faults: tuple[str, ...]
-    probes: tuple[ProbeRecord, ...]
     recognitions: Mapping[Key, ProbeRecord]
     decodings: tuple[Decoding, ...]
 
@@ -185,7 +183,7 @@ def rank(contents: Contents) -> Leaderboard:
     datasets = {named.protocol.dataset for named in contents.protocols}
     elsewhere = tuple(ranking for ranking in rankings if ranking.first.dataset.name not in datasets)
     return Leaderboard(
-        tuple(boards), elsewhere, contents.cards, contents.submitted, contents.faults, contents.probes,
+        tuple(boards), elsewhere, contents.cards, contents.submitted, contents.faults,
         recognitions(contents.probes), decodings(contents.probes, contents.pictures),
     )  # fmt: skip
 

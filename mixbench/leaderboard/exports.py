@@ -98,14 +98,9 @@ def _inert(value: Cell) -> Cell:
 def to_json(rows: list[dict[str, Cell]], leaderboard: Leaderboard) -> bytes:
     """Return the rows as JSON, with what had to be left out."""
     head = json.dumps({"format": RESULTS_FORMAT, "left_out": list(leaderboard.faults)}, ensure_ascii=False)
-    lines = ",\n".join(_json_lines(rows))
+    # A line a row keeps a new record a line of a diff.
+    lines = ",\n".join(map(json.JSONEncoder(ensure_ascii=False).encode, rows))
     return f'{head.removesuffix("}")}, "results": [\n{lines}\n]}}\n'.encode()
-
-
-def _json_lines(rows: list[dict[str, Cell]]) -> Iterator[str]:
-    """Yield a line a row, which keeps a new record a line of a diff."""
-    encode = json.JSONEncoder(ensure_ascii=False).encode
-    return map(encode, rows)
 
 
 def to_parquet(rows: list[dict[str, Cell]]) -> bytes:

@@ -18,7 +18,7 @@ Positions = Float[Tensor, "channel batch position"]
 Weight = Float[Tensor, "channel tap"]
 BandPlacements = Float[Tensor, "tap source target"]
 
-_WHOLE = 256
+WHOLE = 256
 """Positions of an image whose whole matrix is small enough."""
 _MOST_TARGETS = 128
 """Positions of an output block: matrices of this side still fill the tensor cores."""
@@ -51,7 +51,7 @@ class Bands:
         kernel, unit = conv.kernel_size[0], ALIGNED // gcd(width, ALIGNED)
         halo = -(-(kernel // 2) // unit) * unit
         fitting = [rows for rows in range(unit, height, unit) if height % rows == 0 and rows * width <= _MOST_TARGETS]
-        if height * width <= _WHOLE or kernel % 2 == 0 or conv.stride[0] != 1 or not fitting:
+        if height * width <= WHOLE or kernel % 2 == 0 or conv.stride[0] != 1 or not fitting:
             return None
         if fitting[-1] + 2 * halo >= height:
             return None

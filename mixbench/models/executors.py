@@ -10,6 +10,7 @@ from timm.models.convmixer import ConvMixer
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from mixbench.models.bands import WHOLE
 from mixbench.models.channel_major import HAS_TRITON, ChannelMajorConvMixer, ChannelMajorResNet, is_separated_resnet
 from mixbench.models.folded import FoldedConvMixer
 
@@ -57,7 +58,7 @@ def _on_cpu(model: nn.Module, image_size: tuple[int, int, int]) -> Executor:
     if _is_known_convmixer(model) and _positions(model, image_size) <= _FOLDED:
         return Executor(FoldedConvMixer(model, image_size).eval(), "folded", "float32")
     if _is_known_convmixer(model) or (isinstance(model, ResNet) and is_separated_resnet(model)):
-        # Its weights must not become another's, and a module keeps its own layout.
+        # `to` changes a module in place, and the plain one has the last word.
         copied = copy.deepcopy(model).to(memory_format=torch.channels_last)
         return Executor(copied.eval(), "channels last", "float32")
     return Executor(model, "eager", "float32")
@@ -74,11 +75,10 @@ def _positions(model: ConvMixer, image_size: tuple[int, int, int]) -> int:
 
 
 def _convmixer_on_cuda(model: ConvMixer, image_size: tuple[int, int, int], device: torch.device) -> Executor:
-    if HAS_TRITON:
+    if HAS_TRITON and _positions(model, image_size) <= WHOLE:
         from mixbench.models.fused_mixer import FusedConvMixer  # noqa: PLC0415
 
-        if FusedConvMixer.fits(model, image_size):
-            return Executor(_GradientScaled(FusedConvMixer(model, image_size).eval()), "fused, Triton", "float16")
+        return Executor(_GradientScaled(FusedConvMixer(model, image_size).eval()), "fused, Triton", "float16")
     fast = ChannelMajorConvMixer(model, image_size, dtype=torch.float16, inference=True)
     return Executor(_GradientScaled(fast.to(device).eval()), _CHANNEL_MAJOR, "float16")
 

@@ -14,15 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mixbench.models import mixer_kernels as kernels
-from mixbench.models.bands import Bands
 from mixbench.models.channel_major import Placements, patches, placed, toeplitz_placements
 
 Activations = Float[Tensor, "channel image position"]
 
 _ALIGNED = 16
 """Rows of so many values are read in whole sectors."""
-_WHOLE = 256
-"""Positions of an image up to which the matrices of all blocks are kept."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class FusedConvMixer(nn.Module):
     Weights and activations are float16, sums, activation functions and normalisation float32. The pixels and the first
     layer's weights are each the sum of two float16 values, since pixels that differ by less than half precision shows
     make a difference to an attack. Later changes of the weights are not seen. Only for inputs of `image_size`,
-    channels, height and width.
+    channels, height and width, and not for large ones: the matrices over all positions of all blocks are kept.
     """
 
     def __init__(self, model: ConvMixer, image_size: tuple[int, int, int]) -> None:
@@ -90,14 +87,6 @@ class FusedConvMixer(nn.Module):
             self._mixers: list[tuple[_Mixer, _Mixer]] = [
                 (_space(block[0].fn[0], block[0].fn[2], placements), _channels(block[1], block[3])) for block in blocks
             ]
-
-    @staticmethod
-    def fits(model: ConvMixer, image_size: tuple[int, int, int]) -> bool:
-        """Return whether the images are small enough for one matrix over all positions."""
-        stem: Any = model.stem
-        blocks: Any = model.blocks
-        height, width = (side // stem[0].kernel_size[0] for side in image_size[1:])
-        return height * width <= _WHOLE and Bands.of(blocks[0][0].fn[0], height, width) is None
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch logit"]:
         """Return the logits of `images` in [0, 1]."""
