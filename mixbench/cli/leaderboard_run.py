@@ -41,7 +41,33 @@ class _Job:
     work: int
 
     def __str__(self) -> str:
-        return f"{self.model}, {self.evaluations.attack}, {self.evaluations.threat_models[-1]}"
+        of = self.evaluations
+        return f"{self.model}, {of.attack}, {of.threat_models[-1]}, {of.subset}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What of a protocol was asked for; None is all of it.
+
+    Attributes:
+        limit: The largest radius, of the only norm.
+    """
+
+    models: str
+    attack: str | None
+    limit: "ThreatModel | None"
+    subset: str | None
+
+    def part_of(self, evaluations: "Evaluations") -> "Evaluations | None":
+        """Return what of `evaluations` was asked for, or None."""
+        if self.attack not in {None, evaluations.attack} or self.subset not in {None, evaluations.subset}:
+            return None
+        if self.limit is None:
+            return evaluations
+        if self.limit not in evaluations.threat_models:
+            return None
+        upto = evaluations.threat_models.index(self.limit) + 1
+        return evaluations.model_copy(update={"eps": evaluations.eps[:upto]})
 
 
 Failures = list[tuple[_Job, Exception]]
@@ -54,6 +80,9 @@ def run_leaderboard(
     threat_model: Annotated[
         str | None, typer.Option(help="Such as 'Linf 8/255': up to this radius. [default: all]")
     ] = None,
+    subset: Annotated[
+        str | None, typer.Option(help="One set of examples of the protocol, such as test_1k. [default: all of them]")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Folder with records, protocols and submissions.")] = Path(
         "leaderboards"
     ),
@@ -63,15 +92,17 @@ def run_leaderboard(
     cache_dir: CacheDir = None,
 ) -> None:
     """Evaluate every checkpoint that has no record under the current protocol; the same command resumes."""
-    from mixbench.leaderboard.protocols import read_protocols
+    from mixbench.leaderboard.protocols import PROTOCOLS_NAME, read_protocols
     from mixbench.threat_model import ThreatModel
 
     chosen = _chosen_protocols(read_protocols(folder), dataset)
     limit = None if threat_model is None else ThreatModel.parse(threat_model)
-    jobs = [job for named in chosen for job in _jobs(named.protocol, folder, models, attack, limit)]
+    asked = _Asked(models, attack, limit, subset)
+    jobs = [job for named in chosen for job in _jobs(named.protocol, folder, asked)]
     if not jobs:
         raise InvalidInputError(
-            f"no checkpoint matches --models {models!r} with --attack and --threat-model as given: see mixbench models"
+            f"no checkpoint matches --models {models!r} with --attack, --threat-model and --subset as given: see"
+            f" mixbench models and {folder / PROTOCOLS_NAME}"
         )
     runner = _Runner(folder, resolve_device(device), micro_batch, data_dir, cache_folder(cache_dir))
     failures: Failures = []
@@ -101,30 +132,17 @@ def _chosen_protocols(protocols: "Sequence[NamedProtocol]", dataset: str | None)
     return chosen
 
 
-def _jobs(
-    protocol: "BoardProtocol", folder: Path, pattern: str, attack: str | None, limit: "ThreatModel | None"
-) -> list[_Job]:
-    """Return what the protocol asks for, the cheap attacks first, its radii cut after `limit`."""
-    asked = [
-        found
-        for evaluations in protocol.evaluations
-        if attack in {None, evaluations.attack} and (found := _cut(evaluations, limit)) is not None
+def _jobs(protocol: "BoardProtocol", folder: Path, asked: _Asked) -> list[_Job]:
+    """Return what the protocol asks for, in its order."""
+    parts = [part for evaluations in protocol.evaluations if (part := asked.part_of(evaluations)) is not None]
+    checkpoints = [
+        item for item in _checkpoints(protocol.dataset, folder) if fnmatch.fnmatchcase(item[0], asked.models)
     ]
-    checkpoints = [item for item in _checkpoints(protocol.dataset, folder) if fnmatch.fnmatchcase(item[0], pattern)]
     return [
         _Job(name, location, protocol, evaluations, _work(protocol, evaluations))
-        for evaluations in asked
+        for evaluations in parts
         for name, location in checkpoints
     ]
-
-
-def _cut(evaluations: "Evaluations", limit: "ThreatModel | None") -> "Evaluations | None":
-    if limit is None:
-        return evaluations
-    if limit not in evaluations.threat_models:
-        return None
-    upto = evaluations.threat_models.index(limit) + 1
-    return evaluations.model_copy(update={"eps": evaluations.eps[:upto]})
 
 
 def _work(protocol: "BoardProtocol", evaluations: "Evaluations") -> int:

@@ -35,10 +35,11 @@ class Subset(_Value):
 
 
 class Headline(_Value):
-    """The attack and threat model by which a board is first shown."""
+    """The attack, threat model and examples by which a board is first shown."""
 
     attack: Name
     threat_model: Annotated[ThreatModel, PlainValidator(_threat_model), PlainSerializer(str)]
+    subset: Name
 
 
 class Evaluations(_Value):
@@ -91,9 +92,10 @@ class BoardProtocol(_Value):
         for evaluations in self.evaluations:
             if evaluations.subset not in self.subsets:
                 raise ValueError(f"subset {evaluations.subset!r} of {evaluations.attack} is not among the subsets")
-        found = [e for e in self.evaluations if e.attack == self.headline.attack]
-        if not any(self.headline.threat_model in evaluations.threat_models for evaluations in found):
-            raise ValueError(f"headline {self.headline.attack}, {self.headline.threat_model} is not evaluated")
+        shown = self.headline
+        found = [e for e in self.evaluations if (e.attack, e.subset) == (shown.attack, shown.subset)]
+        if not any(shown.threat_model in evaluations.threat_models for evaluations in found):
+            raise ValueError(f"headline {shown.attack}, {shown.threat_model} on {shown.subset!r} is not evaluated")
         return self
 
     def evaluations_of(self, record: EvaluationRecord) -> int | None:

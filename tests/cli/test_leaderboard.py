@@ -16,7 +16,7 @@ dataset = "digits"
 split = "test"
 seed = 3
 block_size = 1000
-headline = { attack = "fgsm", threat_model = "Linf 1/10" }
+headline = { attack = "fgsm", threat_model = "Linf 1/10", subset = "all" }
 subsets.all = { n = 360, fingerprint = "3d663bae755b6db966a821397f7763a21517f7053525d9d304c17d875a438bdc" }
 
 [[evaluations]]
@@ -62,6 +62,16 @@ class TestRun:
         (record,) = Store(boards / "records").records()
         assert (str(record.threat_model.eps), record.threat_model.norm) == ("1/20", "Linf")
 
+    def test_a_subset_leaves_out_the_evaluations_of_the_others(self, boards: Path, mixbench: Run) -> None:
+        protocol = boards / "protocols" / "digits.toml"
+        tenth = PROTOCOL.rpartition("[[evaluations]]")[2].replace('subset = "all"', 'subset = "tenth"')
+        also = f'{PROTOCOL}\n[[evaluations]]{tenth}\n[subsets.tenth]\nn = 36\nfingerprint = "{"0" * 64}"\n'
+        protocol.write_text(also)
+        narrow = ("--models", "convmixer_frozen.digits", "--threat-model", "L2 1/2", "--device", "cpu")
+        assert "1 evaluations, 1 of them" in mixbench("leaderboard", "run", *narrow, "--subset", "all").err
+        (record,) = Store(boards / "records").records()
+        assert record.dataset.n == 360
+
     def test_one_failure_is_listed_and_does_not_stop_the_rest(self, boards: Path, mixbench: Run) -> None:
         broken = boards / "submissions" / "convmixer_frozen.broken"
         shutil.copytree(ROOT / "model_zoo" / "convmixer_frozen.digits", broken)
@@ -69,7 +79,7 @@ class TestRun:
         narrow = ("--models", "convmixer_frozen.[db]*s*", "--models", "convmixer_frozen.*", "--attack", "fgsm")
         ended = mixbench("leaderboard", "run", *narrow, "--threat-model", "L2 1/2", "--device", "cpu")
         assert ended.code == 2
-        assert "failed: convmixer_frozen.broken, fgsm, L2 1/2: " in ended.err
+        assert "failed: convmixer_frozen.broken, fgsm, L2 1/2, all: " in ended.err
         assert ended.out == "2 of 3 evaluations have their records in leaderboards/records\n"
 
     def test_a_protocol_that_this_version_does_not_run_is_refused(self, boards: Path, mixbench: Run) -> None:
@@ -88,9 +98,10 @@ class TestRun:
         (("--models", "vgg*"), ("no checkpoint matches --models 'vgg*'", "mixbench models")),
         (("--threat-model", "Linf"), ("has no radius",)),
         (("--threat-model", "Linf 1/3"), ("no checkpoint matches",)),
+        (("--subset", "half"), ("--subset as given", "leaderboards/protocols")),
         (("--folder", "nowhere"), ("nowhere is no folder of leaderboards", "--folder")),
     ],
-    ids=["board", "pattern", "threat model", "radius", "folder"],
+    ids=["board", "pattern", "threat model", "radius", "subset", "folder"],
 )
 @pytest.mark.usefixtures("boards")
 def test_run_refuses(mixbench: Run, arguments: tuple[str, ...], fragments: tuple[str, ...]) -> None:

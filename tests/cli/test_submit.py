@@ -164,7 +164,7 @@ dataset = "{dataset}"
 split = "test"
 seed = 3
 block_size = 1000
-headline = {{ attack = "pgd", threat_model = "Linf 1/2" }}
+headline = {{ attack = "pgd", threat_model = "Linf 1/2", subset = "all" }}
 subsets.all = {{ n = 360, fingerprint = "3d663bae755b6db966a821397f7763a21517f7053525d9d304c17d875a438bdc" }}
 evaluations = [
   {{ attack = "pgd", norm = "L2", eps = ["4"], subset = "all" }},

@@ -45,7 +45,7 @@ dataset = "toy"
 split = "test"
 seed = 7
 block_size = 1000
-headline = {{ attack = "autoattack", threat_model = "Linf 1/10" }}
+headline = {{ attack = "autoattack", threat_model = "Linf 1/10", subset = "all" }}
 subsets.all = {{ n = {n}, fingerprint = "{fingerprint}" }}
 
 [[evaluations]]

@@ -30,8 +30,9 @@ def test_a_board_evaluates_the_data_of_the_catalogue(path: Path) -> None:
         ('eps = ["1/20", "1/10"]', 'eps = ["1/10", "1/20"]', "ascending"),
         ('eps = ["1/20", "1/10"]', 'eps = ["0.1"]', "1/10"),
         ('subset = "all"', 'subset = "half"', "half"),
-        ('"Linf 1/10"', '"Linf 1/3"', "Linf 1/3 is not evaluated"),
+        ('"Linf 1/10"', '"Linf 1/3"', "Linf 1/3 on 'all' is not evaluated"),
         ('"Linf 1/10"', '"Linf ten"', "ten"),
+        ('1/10", subset = "all"', '1/10", subset = "half"', "on 'half' is not evaluated"),
         (FINGERPRINT, "abc", "fingerprint"),
     ],
 )

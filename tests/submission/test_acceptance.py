@@ -156,7 +156,7 @@ dataset = "digits"
 split = "test"
 seed = 0
 block_size = 1000
-headline = { attack = "fgsm", threat_model = "Linf 1/10" }
+headline = { attack = "fgsm", threat_model = "Linf 1/10", subset = "all" }
 subsets.all = { n = 360, fingerprint = "3d663bae755b6db966a821397f7763a21517f7053525d9d304c17d875a438bdc" }
 evaluations = [{ attack = "fgsm", norm = "Linf", eps = ["1/10"], subset = "all" }]
 """
