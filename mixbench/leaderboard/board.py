@@ -64,6 +64,14 @@ class Ranking:
         return {model_key(place.record): place for place in self.places}
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What one table of a board is about: a threat model, and the name of the examples that were attacked."""
+
+    threat_model: ThreatModel
+    subset: str
+
+
 @dataclass(frozen=True, eq=False)
 class Line:
     """One line of a protocol with the rankings that answer it, by rising eps."""
@@ -75,6 +83,10 @@ class Line:
     def by_threat_model(self) -> Mapping[ThreatModel, Ranking]:
         """The rankings by threat model."""
         return {ranking.threat_model: ranking for ranking in self.rankings}
+
+    def ranking(self, setting: Setting) -> Ranking | None:
+        """Return the ranking in a setting, or None where this line has none."""
+        return self.by_threat_model.get(setting.threat_model) if self.evaluations.subset == setting.subset else None
 
     def curve(self, model: tuple[str, str]) -> "Curve | None":
         """Return the robust accuracy of a model against eps, or None where it was not evaluated."""
@@ -120,21 +132,20 @@ class Board:
     others: tuple[Ranking, ...]
 
     @cached_property
-    def threat_models(self) -> tuple[ThreatModel, ...]:
-        """Every threat model that has records, the headline's first, then in the order of the protocol."""
-        found = {threat_model: None for line in self.lines for threat_model in line.by_threat_model}
-        order = {threat_model: place for place, threat_model in enumerate(sorted(found, key=_by_norm))}
-        headline = self.protocol.headline.threat_model
-        return tuple(sorted(found, key=lambda threat_model: (threat_model != headline, order[threat_model])))
+    def settings(self) -> tuple[Setting, ...]:
+        """Every setting that has records, the headline's first, then by norm, radius and the order of the protocol."""
+        found = {Setting(at, line.evaluations.subset): None for line in self.lines for at in line.by_threat_model}
+        headline = Setting(self.protocol.headline.threat_model, self.protocol.headline.subset)
+        return tuple(sorted(found, key=lambda setting: (setting != headline, _by_norm(setting.threat_model))))
 
-    def deciding(self, threat_model: ThreatModel) -> Ranking:
-        """Return the ranking by the strongest attack run under `threat_model`."""
-        return [line.by_threat_model[threat_model] for line in self.lines if threat_model in line.by_threat_model][-1]
+    def deciding(self, setting: Setting) -> Ranking:
+        """Return the ranking by the strongest attack run in `setting`."""
+        return [ranking for line in self.lines if (ranking := line.ranking(setting)) is not None][-1]
 
     @cached_property
     def models(self) -> tuple[tuple[str, str], ...]:
         """Name and hash of every model with a record, the order of the headline first."""
-        rankings = [self.deciding(threat_model) for threat_model in self.threat_models]
+        rankings = [self.deciding(setting) for setting in self.settings]
         rankings += [ranking for line in self.lines for ranking in line.rankings]
         return tuple(dict.fromkeys(key for ranking in rankings for key in ranking.by_model))
 

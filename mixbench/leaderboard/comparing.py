@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from mixbench.leaderboard.board import Board, Line, Place
-from mixbench.leaderboard.numbers import attack_title, threat_model_text
+from mixbench.leaderboard.board import Board, Line, Place, Setting
+from mixbench.leaderboard.numbers import attack_title
+from mixbench.leaderboard.rows import setting_text
 from mixbench.store import MISCLASSIFIED, ROBUST
 
 ALPHABET = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"\\<')
@@ -17,7 +18,7 @@ DIGITS = 3
 
 
 def compared_lines(board: Board) -> list[dict[str, object]]:
-    """Return for each line its attack, radii and stages, and the packed verdicts of each model by its number."""
+    """Return for each line its attack, settings and stages, and the packed verdicts of each model by its number."""
     return [_line(board, line) for line in board.lines]
 
 
@@ -29,7 +30,9 @@ def _line(board: Board, line: Line) -> dict[str, object]:
     }
     return {
         "attack": attack_title(first.attack),
-        "threat_models": [threat_model_text(ranking.threat_model) for ranking in line.rankings],
+        "settings": [
+            setting_text(board, Setting(ranking.threat_model, line.evaluations.subset)) for ranking in line.rankings
+        ],
         "stages": list(first.broken_by),
         "n": first.dataset.n,
         "fates": {number: text for number, text in packed.items() if text is not None},

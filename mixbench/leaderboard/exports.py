@@ -126,9 +126,9 @@ def _arrow(values: list[Cell], kind: ArrowType) -> ArrowArray:
 
 
 def headline_rows(board: Board, leaderboard: Leaderboard) -> tuple[Row, ...]:
-    """Return the rows under the threat model that a board shows first."""
+    """Return the rows of the setting that a board shows first."""
     rows = rows_of(board, leaderboard)
-    return tuple(row for row in rows if row.threat_model == rows[0].threat_model)
+    return tuple(row for row in rows if row.setting == rows[0].setting)
 
 
 def caption(board: Board, row: Row) -> str:
@@ -136,8 +136,8 @@ def caption(board: Board, row: Row) -> str:
     data = row.record.dataset
     return (
         f"{board.protocol.title}: {data.n:,} {data.split} images"
-        f"{'' if data.subset == 'all' else f' ({data.subset})'}, {threat_model_text(row.threat_model)}; ranked by"
-        f" {deciding_attack(board, row.threat_model)}."
+        f"{'' if data.subset == 'all' else f' ({data.subset})'}, {threat_model_text(row.setting.threat_model)}; ranked"
+        f" by {deciding_attack(board, row.setting)}."
     )
 
 

@@ -20,7 +20,7 @@ from mixbench.leaderboard.probes import (
     settings_text,
     tile_text,
 )
-from mixbench.leaderboard.rows import rows_of
+from mixbench.leaderboard.rows import rows_of, setting_text
 
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _HOW_TO_READ = (
@@ -62,9 +62,9 @@ def _board(board: Board, leaderboard: Leaderboard) -> list[str]:
     if not board.lines:
         return [*parts, "No checkpoint has been evaluated yet.\n"]
     rows = rows_of(board, leaderboard)
-    for threat_model in board.threat_models:
-        chosen = tuple(row for row in rows if row.threat_model == threat_model)
-        parts += [f"### {threat_model_text(threat_model)}\n", f"{caption(board, chosen[0])}\n"]
+    for setting in board.settings:
+        chosen = tuple(row for row in rows if row.setting == setting)
+        parts += [f"### {setting_text(board, setting)}\n", f"{caption(board, chosen[0])}\n"]
         parts.append(markdown_table(chosen, board))
     parts += _recognition(board, leaderboard)
     if board.others:

@@ -13,17 +13,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mixbench.leaderboard import numbers
-from mixbench.leaderboard.board import Board, Leaderboard, Line, Place
+from mixbench.leaderboard.board import Board, Leaderboard, Line, Place, Setting
 from mixbench.leaderboard.cards import Card, Submitted
 from mixbench.leaderboard.comparing import compared_lines
 from mixbench.leaderboard.figures import Figure, curves, scatter
 from mixbench.leaderboard.probes import accuracy_by_tile, baselines_text, score, settings_text, tile_text
 from mixbench.leaderboard.ranking import RankRange
-from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of
+from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of, setting_text
 from mixbench.leaderboard.vendored import datatables_script, library
 from mixbench.probe_record import ProbeRecord
 from mixbench.records import Accuracy, EvaluationRecord
-from mixbench.threat_model import ThreatModel
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MIXING_TITLES = {"frozen_smooth": "frozen, smoothed"}
@@ -47,15 +46,26 @@ class _BoardView:
         return {name: numbers.attack_title(attack) for name, attack in reversed(attacks_of(self.board).items())}
 
     @property
-    def headline(self) -> ThreatModel:
-        return self.board.threat_models[0]
+    def headline(self) -> Setting:
+        return self.board.settings[0]
+
+    @cached_property
+    def subsets(self) -> list[str]:
+        """The sets of examples that were attacked, the headline's first."""
+        return list(dict.fromkeys(setting.subset for setting in self.board.settings))
+
+    @property
+    def images(self) -> str:
+        """How many images those are, such as "10,000 and 1,000 (test_1k)"."""
+        known = self.board.protocol.subsets
+        return " and ".join(f"{known[name].n:,}{'' if name == 'all' else f' ({name})'}" for name in self.subsets)
 
     @cached_property
     def curves(self) -> list[tuple[Line, Figure]]:
         """The strongest attack with a whole grid first."""
         lines = [line for line in self.board.lines if len(line.rankings) > 1]
         strongest_first = sorted(lines, key=lambda line: list(self.attacks).index(line.evaluations.attack))
-        strongest_first.sort(key=lambda line: line.evaluations.norm is not self.headline.norm)
+        strongest_first.sort(key=lambda line: line.evaluations.norm is not self.headline.threat_model.norm)
         return [(line, curves(line, self.board, dashed=self._dashed)) for line in strongest_first]
 
     @property
@@ -67,8 +77,11 @@ class _BoardView:
         """Models trained otherwise than by the standard recipe."""
         return frozenset(row.record.model.name for row in self.rows if row.recipe not in {None, "standard"})
 
-    def decided_by(self, threat_model: ThreatModel) -> str:
-        return deciding_attack(self.board, threat_model)
+    def decided_by(self, setting: Setting) -> str:
+        return deciding_attack(self.board, setting)
+
+    def text(self, setting: Setting) -> str:
+        return setting_text(self.board, setting)
 
     def choices(self, field: str) -> list[str]:
         """Return what a filter offers."""

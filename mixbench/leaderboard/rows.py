@@ -3,32 +3,30 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixbench.leaderboard.board import Board, Leaderboard, Place, Ranking
+from mixbench.leaderboard.board import Board, Curve, Leaderboard, Place, Setting
 from mixbench.leaderboard.cards import family
-from mixbench.leaderboard.numbers import attack_title
+from mixbench.leaderboard.numbers import attack_title, threat_model_text
 from mixbench.probe_record import ProbeRecord
 from mixbench.records import AttackIdentity, EvaluationRecord
-from mixbench.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A model under one threat model.
+    """A model in one setting.
 
     Attributes:
         place: Its place in the ranking that decides there, by the strongest attack run.
         attacked: Its places by attack, None where an attack was not run.
         recipe: How it was trained; None where no card says so.
-        area: Mean robust accuracy over the radii of the norm, in [0, 1], and by which attack; None without a whole
-            curve.
+        curve: Its robust accuracy along the radii of the norm, by the strongest attack that has a whole curve of it.
         recognition: What it recognises of shuffled images; None where it was not probed.
     """
 
-    threat_model: ThreatModel
+    setting: Setting
     place: Place
     attacked: Mapping[str, Place | None]
     recipe: str | None
-    area: tuple[float, AttackIdentity] | None
+    curve: Curve | None
     recognition: ProbeRecord | None
 
     @property
@@ -57,37 +55,39 @@ def attacks_of(board: Board) -> dict[str, AttackIdentity]:
 
 
 def rows_of(board: Board, leaderboard: Leaderboard) -> tuple[Row, ...]:
-    """Return a row for each model under each threat model, the headline's first, each group by rank."""
+    """Return a row for each model in each setting, the headline's first, each group by rank."""
     return tuple(
-        _row(board, leaderboard, threat_model, place)
-        for threat_model in board.threat_models
-        for place in board.deciding(threat_model).places
+        _row(board, leaderboard, setting, place)
+        for setting in board.settings
+        for place in board.deciding(setting).places
     )
 
 
-def _row(board: Board, leaderboard: Leaderboard, threat_model: ThreatModel, place: Place) -> Row:
+def _row(board: Board, leaderboard: Leaderboard, setting: Setting, place: Place) -> Row:
     name, digest = place.record.model.name, place.record.model.sha256
     attacked: dict[str, Place | None] = dict.fromkeys(attacks_of(board))
-    area: tuple[float, AttackIdentity] | None = None
+    curve: Curve | None = None
     for line in board.lines:
-        ranking: Ranking | None = line.by_threat_model.get(threat_model)
-        if ranking is not None:
+        if (ranking := line.ranking(setting)) is not None:
             attacked[line.evaluations.attack] = ranking.by_model.get((name, digest))
-        curve = line.curve((name, digest)) if line.evaluations.norm is threat_model.norm else None
-        if curve is not None and curve.complete and len(curve.places) > 1:
-            area = curve.area, place_attack(curve.places[0])
+        found = line.curve((name, digest)) if line.evaluations.norm is setting.threat_model.norm else None
+        if found is not None and found.complete and len(found.places) > 1:
+            curve = found
     card = leaderboard.cards.get(name)
     submitted = leaderboard.submitted.get(name)
     recipe = card.stated.recipe if card is not None else submitted.recipe if submitted is not None else None
     recognition = leaderboard.recognitions.get((place.record.dataset.name, name, digest))
-    return Row(threat_model, place, attacked, recipe, area, recognition)
+    return Row(setting, place, attacked, recipe, curve, recognition)
 
 
-def place_attack(place: Place) -> AttackIdentity:
-    """Return the attack of a place."""
-    return place.record.attack
+def deciding_attack(board: Board, setting: Setting) -> str:
+    """Return for people which attack decides in `setting`."""
+    return attack_title(board.deciding(setting).first.attack)
 
 
-def deciding_attack(board: Board, threat_model: ThreatModel) -> str:
-    """Return for people which attack decides under `threat_model`."""
-    return attack_title(board.deciding(threat_model).first.attack)
+def setting_text(board: Board, setting: Setting) -> str:
+    """Return a setting for people: how many images are told where the board has several sets of them."""
+    text = threat_model_text(setting.threat_model)
+    if len({other.subset for other in board.settings}) == 1:
+        return text
+    return f"{text}, {board.protocol.subsets[setting.subset].n:,} images"

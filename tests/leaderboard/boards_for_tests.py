@@ -62,6 +62,20 @@ eps = ["1/20", "1/10"]
 subset = "all"
 """
 
+HEADLINE = """
+[subsets.half]
+n = {n}
+fingerprint = "{fingerprint}"
+
+[[evaluations]]
+attack = "pgd"
+parameters = {{ steps = "20" }}
+norm = "Linf"
+eps = ["1/10"]
+subset = "half"
+"""
+HALF_FINGERPRINT = "e" * 64
+
 
 @dataclass(frozen=True)
 class Toy:
@@ -84,6 +98,14 @@ def write_protocol(folder: Path, *, n: int) -> None:
     (folder / "protocols" / "toy.toml").write_text(PROTOCOL.format(n=n, fingerprint=FINGERPRINT))
 
 
+def show_half(folder: Path, *, n: int) -> None:
+    """Let the toy board have a second set of examples, attacked by PGD at one radius, as its headline."""
+    path = folder / "protocols" / "toy.toml"
+    headline = 'headline = { attack = "pgd", threat_model = "Linf 1/10", subset = "half" }'
+    lines = [headline if line.startswith("headline") else line for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + HEADLINE.format(n=n, fingerprint=HALF_FINGERPRINT))
+
+
 def write_card(zoo: Path, name: str, *, sha256: str = "a" * 64, recipe: str = "standard") -> None:
     """Put a checkpoint's config.json, without weights, into `zoo`."""
     card = {
@@ -98,12 +120,13 @@ def write_card(zoo: Path, name: str, *, sha256: str = "a" * 64, recipe: str = "s
 
 
 def add_records(
-    folder: Path, toy: Toy, *, attack: str = "pgd", grid: Sequence[str] = GRID, seed: int = 7, steps: str = "20"
-) -> list[EvaluationRecord]:
+    folder: Path, toy: Toy, *, attack: str = "pgd", grid: Sequence[str] = GRID, seed: int = 7, steps: str = "20",
+    subset: str = "all",
+) -> list[EvaluationRecord]:  # fmt: skip
     """Add the records of one attack on `toy` at every radius of `grid` to the store, and return them."""
     return [
-        _add(folder, toy, attack, grid[: upto + 1], seed=seed, steps=steps) for upto in range(len(grid))
-    ]  # fmt: skip
+        _add(folder, toy, attack, grid[: upto + 1], seed=seed, steps=steps, subset=subset) for upto in range(len(grid))
+    ]
 
 
 def add_recognition(
@@ -179,13 +202,16 @@ def _add_probe(
     return record
 
 
-def _add(folder: Path, toy: Toy, attack: str, grid: Sequence[str], *, seed: int, steps: str) -> EvaluationRecord:
+def _add(
+    folder: Path, toy: Toy, attack: str, grid: Sequence[str], *, seed: int, steps: str, subset: str
+) -> EvaluationRecord:
     radii = tuple(Fraction(eps) for eps in grid)
     fates = [fate if "@" not in fate or Fraction(fate.partition("@")[2]) in radii else "robust" for fate in toy.fates]
     examples = encode_examples(_table(fates))
     n, wrong = len(fates), fates.count("wrong")
     stages = [fate.partition("@")[0] for fate in fates if "@" in fate]
-    data = DatasetIdentity(name="toy", split="test", subset="all", fingerprint=FINGERPRINT, n=n)
+    fingerprint = FINGERPRINT if subset == "all" else HALF_FINGERPRINT
+    data = DatasetIdentity(name="toy", split="test", subset=subset, fingerprint=fingerprint, n=n)
     parameters = {"steps": steps, "relative_step_size": "0.1", "restarts": "1"} if attack == "pgd" else {}
     library = "foolbox 3.3.4" if attack == "pgd" else "pyautoattack 0.2.0"
     identity = AttackIdentity(name=attack, version="standard", implementation=library, parameters=parameters)

@@ -5,16 +5,18 @@ from pathlib import Path
 import pytest
 
 from mixbench.leaderboard import Leaderboard, rank, read
+from mixbench.leaderboard.board import Setting
+from mixbench.leaderboard.rows import rows_of
 from mixbench.threat_model import ThreatModel
-from tests.leaderboard.boards_for_tests import Toy, add_records, write_card
+from tests.leaderboard.boards_for_tests import Toy, add_records, show_half, write_card
 from tests.leaderboard.conftest import EQUAL, STRONG, WEAK
 
-TENTH, TWENTIETH = ThreatModel.parse("Linf 1/10"), ThreatModel.parse("Linf 1/20")
+TENTH, TWENTIETH = (Setting(ThreatModel.parse(f"Linf {eps}"), "all") for eps in ("1/10", "1/20"))
 
 
-def ranks(leaderboard: Leaderboard, threat_model: ThreatModel = TENTH) -> dict[str, str]:
+def ranks(leaderboard: Leaderboard, setting: Setting = TENTH) -> dict[str, str]:
     (board,) = leaderboard.boards
-    return {place.record.model.name: str(place.rank) for place in board.deciding(threat_model).places}
+    return {place.record.model.name: str(place.rank) for place in board.deciding(setting).places}
 
 
 def test_models_rank_by_what_survives_and_share_a_rank_where_the_data_cannot_tell(folder: Path) -> None:
@@ -58,8 +60,25 @@ def test_a_model_without_a_checkpoint_is_ranked_and_said_to_be_unlisted(folder: 
 def test_the_strongest_attack_decides(folder: Path) -> None:
     add_records(folder, Toy(WEAK.name, ["robust"] * 4 + ["square@1/10"] * 36), attack="autoattack")
     (board,) = rank(read(folder)).boards
-    assert [board.deciding(eps).first.attack.name for eps in (TENTH, TWENTIETH)] == ["autoattack"] * 2
-    assert board.threat_models == (TENTH, TWENTIETH)
+    assert [board.deciding(setting).first.attack.name for setting in (TENTH, TWENTIETH)] == ["autoattack"] * 2
+    assert board.settings == (TENTH, TWENTIETH)
+
+
+def test_two_sets_of_examples_are_ranked_apart_and_the_headlines_comes_first(folder: Path) -> None:
+    show_half(folder, n=20)
+    add_records(folder, Toy(WEAK.name, ["robust"] * 19 + ["wrong"]), grid=("1/10",), subset="half")
+    leaderboard = rank(read(folder))
+    (board,) = leaderboard.boards
+    half = Setting(TENTH.threat_model, "half")
+    assert board.settings == (half, TWENTIETH, TENTH)
+    assert ranks(leaderboard, half) == {WEAK.name: "1"}
+    assert ranks(leaderboard, TENTH) == {STRONG.name: "1", WEAK.name: "2-3", EQUAL.name: "2-3"}
+    first, *others = rows_of(board, leaderboard)
+    assert (first.record.dataset.n, first.attacked) == (20, {"pgd": first.place})
+    assert {row.record.dataset.n for row in others} == {40}
+    # One radius is no curve, so the area is that of the grid.
+    assert first.curve is not None
+    assert first.curve.places[0].record.dataset.n == 40
 
 
 def test_a_curve_starts_at_the_clean_accuracy(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mixbench.leaderboard import build
 from mixbench.statistics import mcnemar_p
 from mixbench.store import load_evaluation
-from tests.leaderboard.boards_for_tests import Toy, add_records
+from tests.leaderboard.boards_for_tests import Toy, add_records, show_half
 from tests.leaderboard.conftest import EQUAL, STRONG, WEAK
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[test]'")
@@ -145,6 +145,21 @@ def test_the_interval_of_a_difference_is_bonett_and_prices(page: "playwright.Pag
     half = 1.959963984540054 * ((a + b - (a - b) ** 2) / n) ** 0.5
     low, high = 100 * (a - b - half), 100 * (a - b + half)
     assert f"(95% interval +{low:.1f} to +{high:.1f})" in compare.inner_text()
+
+
+def test_two_sets_of_images_are_told_apart(browser: "playwright.Browser", folder: Path) -> None:
+    show_half(folder, n=20)
+    for toy in (STRONG, WEAK):
+        add_records(folder, Toy(toy.name, ["robust"] * 19 + ["wrong"]), grid=("1/10",), subset="half")
+    build(folder)
+    opened = browser.new_page()
+    opened.goto((folder / "index.html").as_uri())
+    opened.wait_for_selector("html[data-ready]")
+    assert len(shown(opened)) == 2
+    assert "Of 20 images 19 survive for both" in opened.locator(".compare").inner_text()
+    opened.get_by_role("combobox", name="Threat model").select_option("Linf 1/10, 40 images")
+    assert len(shown(opened)) == 3
+    opened.close()
 
 
 def test_what_broke_the_losses_is_told(page: "playwright.Page") -> None:

@@ -15,7 +15,7 @@ from tests.leaderboard.conftest import EQUAL, STRONG, WEAK
 
 def codes(line: dict, model: int) -> list[int]:
     """The codes of all examples, taken from the text digit by digit."""
-    n_codes = 2 + len(line["stages"]) * len(line["threat_models"])
+    n_codes = 2 + len(line["stages"]) * len(line["settings"])
     size = max(size for size in range(1, 20) if n_codes**size <= 91**3)
     digits = [ALPHABET.index(digit) for digit in line["fates"][str(model)]]
     told: list[int] = []
@@ -84,7 +84,7 @@ def test_what_the_page_compares_by_is_json(attacked: Path) -> None:
 def test_packed_codes_are_read_as_they_were(n_codes: int, n: int) -> None:
     told = np.random.default_rng(n_codes + n).integers(0, n_codes, size=n)
     told[-1] = n_codes - 1
-    line = {"n": n, "stages": ["any"] * (n_codes - 2), "threat_models": [""]}
+    line = {"n": n, "stages": ["any"] * (n_codes - 2), "settings": [""]}
     assert codes(line | {"fates": {"0": pack_codes(told, n_codes=n_codes)}}, 0) == told.tolist()
 
 

@@ -32,8 +32,8 @@
       return selects.every((select) => !select.value || node.dataset[select.dataset.filter] === select.value);
     });
     const apply = () => {
-      const threat = form.querySelector('[data-filter="threat"]').value;
-      table.classList.toggle("one-threat", threat !== "");
+      const setting = form.querySelector('[data-filter="setting"]').value;
+      table.classList.toggle("one-setting", setting !== "");
       data.search(form.querySelector("[data-search]").value).draw();
       const count = data.rows({ search: "applied" }).count();
       shown.textContent = `${count} ${count === 1 ? "row" : "rows"}`;
@@ -101,7 +101,7 @@
   // Every three digits are a number that holds the codes of as many images as fit, the first lowest.
   function unpack(line, model) {
     const text = line.fates[model];
-    const nCodes = 2 + line.stages.length * line.threat_models.length;
+    const nCodes = 2 + line.stages.length * line.settings.length;
     let size = 1;
     while (nCodes ** (size + 1) <= ALPHABET.length ** DIGITS) size++;
     const codes = [];
@@ -129,6 +129,7 @@
     return { counts, losses };
   }
 
+  const whole = (count) => count.toLocaleString("en");
   const points = (rate) => `${rate < 0 ? "−" : "+"}${Math.abs(100 * rate).toFixed(1)}`;
 
   function showComparison(into, line, radius, [a, b], names) {
@@ -166,7 +167,7 @@
     into.replaceChildren(
       element("p", `${verdict}: A less B is ${points((counts.onlyA - counts.onlyB) / line.n)} points (95% interval ${points(low)} to ${points(high)}), McNemar p ${pText}.`, { class: "verdict" }),
       bar,
-      element("p", `Of ${line.n} images ${counts.both} survive for both, ${counts.onlyA} for A alone, ${counts.onlyB} for B alone and ${counts.neither} for neither.`, { class: "note" }),
+      element("p", `Of ${whole(line.n)} images ${whole(counts.both)} survive for both, ${whole(counts.onlyA)} for A alone, ${whole(counts.onlyB)} for B alone and ${whole(counts.neither)} for neither.`, { class: "note" }),
       scroll,
       element("p", `One pair, not adjusted for others. The interval is Bonett and Price's; mixbench compare gives the exact one. A is ${names[a]}, B ${names[b]}.`, { class: "note" }),
     );
@@ -175,14 +176,14 @@
   function activateComparison(board) {
     const section = board.querySelector(".compare");
     const { models, lines } = verdicts[board.dataset.board];
-    const under = lines.flatMap((line, i) => line.threat_models.map((threat, radius) => ({ line: i, radius, threat, text: `${line.attack}, ${threat}` }))).reverse();
+    const under = lines.flatMap((line, i) => line.settings.map((setting, radius) => ({ line: i, radius, setting, text: `${line.attack}, ${setting}` }))).reverse();
     const [a, b] = section.querySelectorAll("[data-side]");
     const choice = section.querySelector("[data-under]");
     if (models.length < 2) return;
     fill(a, models);
     fill(b, models);
     fill(choice, under.map((option) => option.text));
-    const headline = under.findIndex((option) => option.threat === board.dataset.headline);
+    const headline = under.findIndex((option) => option.setting === board.dataset.headline);
     choice.value = Math.max(headline, 0);
     b.value = 1;
     const show = () => {
