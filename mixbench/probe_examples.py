@@ -93,10 +93,11 @@ def decode_probe_columns(content: bytes, *, source: str) -> dict[str, np.ndarray
 def _decode(content: bytes, *, source: str) -> Any:
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+        names = table.schema.names
+    except (OSError, ValueError, pa.ArrowException) as error:  # a name that is no UTF-8 is a ValueError
         raise RecordError(f"{source} is not a readable parquet file ({error}): {_REMEDY}") from None
-    if table.schema.names != _SCHEMA.names or table.schema.types != _SCHEMA.types:
-        raise RecordError(f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: {_REMEDY}")
+    if names != _SCHEMA.names or table.schema.types != _SCHEMA.types:
+        raise RecordError(f"{source} has columns {names}, expected {_SCHEMA.names}: {_REMEDY}")
     return table
 
 

@@ -6,7 +6,8 @@ Records of probes lie beside them as `<id>/probe.json` and, if there are images 
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,16 +71,17 @@ def _decode_table(content: bytes, *, source: str) -> ArrowTable:
     try:
         # Starting threads for tables this small takes longer than reading them.
         table = _open_table(content).read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+        names = table.schema.names
+        for name in set(WORDS) & set(names):
+            table.column(name).validate(full=True)
+    except (OSError, ValueError, pa.ArrowException) as error:  # a name that is no UTF-8 is a ValueError
         raise RecordError(
             f"{source} is not a readable parquet file ({error}): evaluate again with --overwrite"
         ) from None
     # A schema may differ in what it says of nulls; comparing lists of types takes far longer than comparing schemas.
     found = table.schema
-    if not found.equals(_READ_SCHEMA) and (found.names, found.types) != (_READ_SCHEMA.names, _READ_SCHEMA.types):
-        raise RecordError(
-            f"{source} has columns {table.schema.names}, expected {_SCHEMA.names}: evaluate again with --overwrite"
-        )
+    if not found.equals(_READ_SCHEMA) and (names, found.types) != (_READ_SCHEMA.names, _READ_SCHEMA.types):
+        raise RecordError(f"{source} has columns {names}, expected {_SCHEMA.names}: evaluate again with --overwrite")
     return table
 
 
@@ -245,7 +247,25 @@ def load_evaluation(path: Path) -> StoredEvaluation:
 
 def load_verdicts(path: Path) -> StoredVerdicts:
     """Return record and verdicts in `path`; as strict as `load_evaluation`, and several times quicker."""
-    record, _, columns, folder = _load(path)
+    return _verdicts_of(_load(path))
+
+
+def load_all_verdicts(folders: Sequence[Path]) -> list[StoredVerdicts | RecordError | OSError]:
+    """Return for each of `folders` what `load_verdicts` returns or raises, several at a time."""
+    with ThreadPoolExecutor() as executor:
+        # Decoding leaves Python's lock to others, so it alone is given to threads: all before the rest needs the lock.
+        contents = list(executor.map(_read_content, [folder / EXAMPLES_NAME for folder in folders]))
+    found: list[StoredVerdicts | RecordError | OSError] = []
+    for folder, content in zip(folders, contents, strict=True):
+        try:
+            found.append(_verdicts_of(_load(folder, content)))
+        except (RecordError, OSError) as error:
+            found.append(error)
+    return found
+
+
+def _verdicts_of(loaded: "_Loaded") -> StoredVerdicts:
+    record, _, columns, folder = loaded
     index, label, broken, broken_by = (columns[name] for name in ("index", "label", "broken", "broken_by"))
     codes = {stage: code for code, stage in enumerate(record.broken_by, start=MISCLASSIFIED + 1)}
     # A file may list words that no row has.
@@ -255,15 +275,42 @@ def load_verdicts(path: Path) -> StoredVerdicts:
     return StoredVerdicts(record, index.data, label.data, fate, folder)
 
 
-def _load(path: Path) -> tuple[EvaluationRecord, ArrowTable, Columns, Path]:
+_Loaded = tuple[EvaluationRecord, ArrowTable, Columns, Path]
+
+
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """A per-example file, read once: its hash, and its table or why it has none."""
+
+    sha256: str
+    table: ArrowTable | RecordError
+
+
+def _read_content(file: Path) -> _Content:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        content = b""
+    try:
+        table = _decode_table(content, source=str(file))
+    except RecordError as error:
+        table = error
+    return _Content(hashlib.sha256(content).hexdigest(), table)
+
+
+def _load(path: Path, content: _Content | None = None) -> _Loaded:
     """Return the record in `path`, its checked table, the columns of it and the folder of all."""
     file = path / RECORD_NAME if path.is_dir() else path
     record = EvaluationRecord.from_json(_read_text(file, name=RECORD_NAME), source=str(file))
     examples = file.with_name(EXAMPLES_NAME)
-    content = _read_hashed(examples, record.examples_sha256, record_name=file.name)
+    content = content or _read_content(examples)
+    if content.sha256 != record.examples_sha256:
+        _check_hash(examples, record.examples_sha256, record_name=file.name)
     if record.adversarials_sha256 is not None:
         _check_hash(file.with_name(ADVERSARIALS_NAME), record.adversarials_sha256, record_name=file.name)
-    table = _decode_table(content, source=str(examples))
+    table = content.table
+    if isinstance(table, RecordError):
+        raise table
     columns = columns_of(table)
     _check_agreement(record, columns, source=str(examples))
     return record, table, columns, file.parent
@@ -284,17 +331,6 @@ def _check_hash(file: Path, expected: str, *, record_name: str, again: str = "ev
         raise RecordError(f"{file} is missing: keep it beside {record_name}, or {again} again with --overwrite")
     if sha256_of(file) != expected:
         raise RecordError(f"{file} is not the file that {record_name} was written with: {again} again with --overwrite")
-
-
-def _read_hashed(file: Path, expected: str, *, record_name: str) -> bytes:
-    """Return the content of `file`, read once; raises RecordError as `_check_hash` does."""
-    try:
-        content = file.read_bytes()
-    except OSError:
-        content = b""
-    if hashlib.sha256(content).hexdigest() != expected:
-        _check_hash(file, expected, record_name=record_name)
-    return content
 
 
 def _check_agreement(record: EvaluationRecord, columns: Columns, *, source: str) -> None:

@@ -113,8 +113,9 @@ def test_a_record_without_decoders_has_no_such_table() -> None:
 
 
 def test_what_is_no_such_table_is_refused() -> None:
-    with pytest.raises(RecordError, match="x is not a readable parquet file"):
-        decode_probe_examples(b"nothing", source="x")
+    for content in (b"nothing", CONTENT.replace(b"index", b"\xffndex")):
+        with pytest.raises(RecordError, match="x is not a readable parquet file"):
+            decode_probe_examples(content, source="x")
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.table({"index": [1]}), buffer)
     with pytest.raises(RecordError, match=r"x has columns \['index'\]"):

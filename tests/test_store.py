@@ -231,6 +231,16 @@ def _parquet(table: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def _with_words_of_no_text() -> bytes:
+    table = pq.read_table(io.BytesIO(encode_examples(three_examples())))
+    garbled = pa.array([b"\xff\xfe", None, None], pa.binary())
+    words = pa.Array.from_buffers(pa.string(), 3, garbled.buffers())
+    place = table.schema.names.index("broken_by")
+    buffer = io.BytesIO()
+    pq.write_table(table.set_column(place, "broken_by", words), buffer)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -242,8 +252,18 @@ def _parquet(table: dict[str, Any]) -> bytes:
             _parquet({name: [None] for name in EXAMPLES_COLUMNS}),
             r"runs/x has columns",
         ),
+        (encode_examples(three_examples()).replace(b"index", b"\xffndex"), "runs/x is not a readable parquet file"),
+        (_with_words_of_no_text(), "runs/x is not a readable parquet file .*UTF8"),
     ],
-    ids=["empty", "web page", "truncated", "other columns", "other types"],
+    ids=[
+        "empty",
+        "web page",
+        "truncated",
+        "other columns",
+        "other types",
+        "a name that is no text",
+        "words of no text",
+    ],
 )
 def test_a_table_that_is_none_is_refused_by_name(content: bytes, message: str) -> None:
     with pytest.raises(RecordError, match=message):

@@ -24,6 +24,10 @@ def move_an_example(content: dict) -> None:
     content["broken_by"]["pgd"] -= 1
 
 
+def _garble(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"index", b"\xffndex"))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (lambda at: (at / "record.json").write_text("{"), "not JSON"),
     "unknown version": (
@@ -31,6 +35,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "mixbench.evaluation/9",
     ),
     "edited table": (lambda at: (at / "examples.parquet").write_bytes(b"PAR1"), "is not the file"),
+    "garbled table": (lambda at: _garble(at / "examples.parquet"), "is not the file"),
     "missing table": (lambda at: (at / "examples.parquet").unlink(), "is missing"),
     "missing record": (lambda at: (at / "record.json").unlink(), "cannot read"),
     "duplicate": (lambda at: shutil.copytree(at, at.with_name("copy")), "duplicate of"),
