@@ -32,7 +32,7 @@ class UnknownNameError(MixbenchError):
         names = sorted(available)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         guess = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-        listed = ", ".join(names)
+        listed = ", ".join(names) or "none here"
         if len(listed) > _LONGEST_LIST:
             listed = f"{len(names)} names, too many to list"
         super().__init__(f"unknown {kind} {name!r}: {guess}available: {', '.join([listed, *forms])}")

@@ -56,3 +56,8 @@ def test_a_far_miss_lists_all_names_in_order_without_a_guess() -> None:
     error = UnknownNameError("model", "zzz", iter(AVAILABLE))
     assert str(error) == "unknown model 'zzz': available: convmixer_frozen, convmixer_trained, pgd, resnet_frozen"
     assert (error.kind, error.name) == ("model", "zzz")
+
+
+def test_an_empty_catalogue_is_said_to_be_empty() -> None:
+    message = str(UnknownNameError("model", "zzz", (), forms=("timm:NAME",)))
+    assert message == "unknown model 'zzz': available: none here, timm:NAME"
