@@ -20,7 +20,7 @@ from mixbench.leaderboard.numbers import (
     threat_model_text,
 )
 from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, rows_of
-from mixbench.records import Accuracy, EvaluationRecord
+from mixbench.records import Accuracy, AttackIdentity, EvaluationRecord
 
 Cell = str | int | float | None
 ArrowType = Any  # pyarrow ships no types
@@ -143,7 +143,8 @@ def caption(board: Board, row: Row) -> str:
 
 def to_latex(board: Board, leaderboard: Leaderboard) -> bytes:
     """Return the headline table as a LaTeX table for the booktabs package."""
-    rows, attacks = headline_rows(board, leaderboard), attacks_of(board)
+    rows = headline_rows(board, leaderboard)
+    attacks = _attacks_met(rows, board)
     titles = [attack_title(attack) for attack in attacks.values()]
     lines = [
         "% Needs \\usepackage{booktabs}. Accuracies in percent; 95\\% Wilson intervals in brackets.",
@@ -183,8 +184,8 @@ def as_markdown(text: str) -> str:
 
 
 def markdown_table(rows: tuple[Row, ...], board: Board) -> str:
-    """Return rows as a markdown table."""
-    attacks = attacks_of(board)
+    """Return rows as a markdown table; an attack that none of them met has no column."""
+    attacks = _attacks_met(rows, board)
     titles = [attack_title(attack) for attack in attacks.values()]
     head = ["rank", "model", "mixing", "recipe", "clean", *titles, "trained", "frozen"]
     lines = [markdown_line(head), markdown_line(["---"] * 4 + ["---:"] * (len(head) - 4))]
@@ -200,6 +201,14 @@ def markdown_table(rows: tuple[Row, ...], board: Board) -> str:
 def markdown_line(cells: list[str]) -> str:
     """Return a row of a markdown table."""
     return f"| {' | '.join(cells)} |"
+
+
+def _attacks_met(rows: tuple[Row, ...], board: Board) -> dict[str, AttackIdentity]:
+    return {
+        name: attack
+        for name, attack in attacks_of(board).items()
+        if any(row.attacked[name] is not None for row in rows)
+    }
 
 
 def _markdown_place(place: Place | None) -> str:

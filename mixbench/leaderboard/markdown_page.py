@@ -26,7 +26,7 @@ BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _HOW_TO_READ = (
     "Accuracies are in percent with 95% Wilson intervals; robust accuracy counts the examples that are right both clean"
     " and attacked. A rank is a range where exact McNemar tests on the same examples, adjusted by Holm's rule at 5%, do"
-    " not tell the models apart. A dash is an evaluation that nobody has made yet."
+    " not tell the models apart. A dash is an evaluation that was not made."
 )
 
 _DECODING = (

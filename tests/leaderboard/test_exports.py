@@ -12,6 +12,7 @@ from mixbench.leaderboard import Leaderboard, rank, read, render
 from mixbench.leaderboard.exports import as_markdown, result_rows, to_csv, to_json, to_latex, to_parquet
 from mixbench.statistics import wilson_interval
 from tests.leaderboard.boards_for_tests import Toy, add_records
+from tests.leaderboard.conftest import WEAK
 
 
 @pytest.fixture
@@ -64,6 +65,14 @@ def test_latex_shows_names_as_they_are(leaderboard: Leaderboard) -> None:
 
 def test_markdown_shows_names_as_they_are() -> None:
     assert as_markdown("<b>|a_b*[x](y)") == r"\<b\>\|a\_b\*\[x\](y)"
+
+
+def test_an_attack_that_no_model_met_has_no_column(folder: Path) -> None:
+    add_records(folder, Toy(WEAK.name, ["robust"] * 39 + ["wrong"]), attack="autoattack", grid=("1/20",))
+    page = render(rank(read(folder)))["README.md"].decode()
+    at_tenth, at_twentieth = re.findall(r"\| rank \| model .*", page)
+    assert "| PGD-20 | AutoAttack |" in at_twentieth
+    assert "| PGD-20 | trained |" in at_tenth
 
 
 def test_a_name_cannot_break_a_markdown_table(leaderboard: Leaderboard) -> None:
