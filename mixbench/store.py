@@ -245,13 +245,11 @@ def load_evaluation(path: Path) -> StoredEvaluation:
     return StoredEvaluation(record, _as_frame(table), folder)
 
 
-def load_verdicts(path: Path) -> StoredVerdicts:
-    """Return record and verdicts in `path`; as strict as `load_evaluation`, and several times quicker."""
-    return _verdicts_of(_load(path))
+def load_verdicts(folders: Sequence[Path]) -> list[StoredVerdicts | RecordError | OSError]:
+    """Return record and verdicts in each of `folders`, or the error that `load_evaluation` raises there.
 
-
-def load_all_verdicts(folders: Sequence[Path]) -> list[StoredVerdicts | RecordError | OSError]:
-    """Return for each of `folders` what `load_verdicts` returns or raises, several at a time."""
+    As strict as that, and several times quicker.
+    """
     with ThreadPoolExecutor() as executor:
         # Decoding leaves Python's lock to others, so it alone is given to threads: all before the rest needs the lock.
         contents = list(executor.map(_read_content, [folder / EXAMPLES_NAME for folder in folders]))

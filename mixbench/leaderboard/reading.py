@@ -10,7 +10,7 @@ from mixbench.errors import RecordError
 from mixbench.leaderboard.cards import Card, Submitted, card_folders, read_card, read_submitted
 from mixbench.leaderboard.protocols import NamedProtocol, read_protocols
 from mixbench.probe_record import ProbeRecord
-from mixbench.store import PROBE_NAME, RECORD_NAME, StoredVerdicts, load_all_verdicts, load_probe
+from mixbench.store import PROBE_NAME, RECORD_NAME, StoredVerdicts, load_probe, load_verdicts
 
 RECORDS_NAME = "records"
 PICTURES_NAME = "pictures"
@@ -60,7 +60,7 @@ def read(folder: Path) -> Contents:
 def _read_records(folder: Path, faults: list[str]) -> list[StoredVerdicts]:
     found: list[StoredVerdicts] = []
     folders = [path for path in _record_folders(folder) if not _is_probe(path)]
-    for path, loaded in zip(folders, load_all_verdicts(folders), strict=True):
+    for path, loaded in zip(folders, load_verdicts(folders), strict=True):
         if isinstance(loaded, StoredVerdicts):
             found.append(loaded)
         elif isinstance(loaded, RecordError):
