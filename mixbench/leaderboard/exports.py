@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,19 +188,20 @@ def markdown_table(rows: tuple[Row, ...], board: Board) -> str:
     attacks = _attacks_met(rows, board)
     titles = [attack_title(attack) for attack in attacks.values()]
     head = ["rank", "model", "mixing", "recipe", "clean", *titles, "trained", "frozen"]
-    lines = [markdown_line(head), markdown_line(["---"] * 4 + ["---:"] * (len(head) - 4))]
+    lines: list[list[str]] = []
     for row in rows:
         model = row.record.model
         name = as_markdown(model.name) + (" (stale)" if row.place.state == "stale" else "")
         cells = [str(row.place.rank or "-"), name, model.mixing, as_markdown(row.recipe or "-")]
         cells += [_markdown_accuracy(row.record.clean), *(_markdown_place(row.attacked[attack]) for attack in attacks)]
-        lines.append(markdown_line([*cells, f"{model.parameters.trained:,}", f"{model.parameters.frozen:,}"]))
-    return "\n".join(lines) + "\n"
+        lines.append([*cells, f"{model.parameters.trained:,}", f"{model.parameters.frozen:,}"])
+    return markdown_grid(head, lines, words=("rank", "model", "mixing", "recipe"))
 
 
-def markdown_line(cells: list[str]) -> str:
-    """Return a row of a markdown table."""
-    return f"| {' | '.join(cells)} |"
+def markdown_grid(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: Container[str]) -> str:
+    """Return a markdown table of cells that are markdown already; the columns but for `words` align as numbers do."""
+    rule = ["---" if title in words else "---:" for title in head]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
 
 
 def _attacks_met(rows: tuple[Row, ...], board: Board) -> dict[str, AttackIdentity]:
@@ -221,14 +222,9 @@ def _markdown_accuracy(accuracy: Accuracy) -> str:
 
 def markdown_places(ranking: Ranking) -> str:
     """Return one ranking as a markdown table."""
-    lines = [
-        markdown_line(["rank", "model", "clean", "robust", "record"]),
-        markdown_line(["---", "---", "---:", "---:", "---"]),
-    ]
+    lines: list[list[str]] = []
     for place in ranking.places:
         record: EvaluationRecord = place.record
         cells = [str(place.rank or "-"), as_markdown(record.model.name), _markdown_accuracy(record.clean)]
-        lines.append(
-            markdown_line([*cells, _markdown_accuracy(record.robust), f"[record](records/{record.id}/record.json)"])
-        )
-    return "\n".join(lines) + "\n"
+        lines.append([*cells, _markdown_accuracy(record.robust), f"[record](records/{record.id}/record.json)"])
+    return markdown_grid(["rank", "model", "clean", "robust", "record"], lines, words=("rank", "model", "record"))

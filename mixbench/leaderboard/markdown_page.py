@@ -6,7 +6,7 @@ from mixbench.leaderboard.exports import (
     as_markdown,
     caption,
     headline_rows,
-    markdown_line,
+    markdown_grid,
     markdown_places,
     markdown_table,
 )
@@ -16,11 +16,12 @@ from mixbench.leaderboard.probes import (
     Score,
     accuracy_by_tile,
     baselines_text,
+    decoder_text,
     score,
-    settings_text,
     tile_text,
 )
 from mixbench.leaderboard.rows import rows_of, setting_text
+from mixbench.probe_record import ProbeRecord
 
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 _HOW_TO_READ = (
@@ -87,17 +88,20 @@ def _recognition(board: Board, leaderboard: Leaderboard) -> list[str]:
         f"Accuracy on {first.n:,} {first.split} images whose pixels were shuffled within tiles of growing size; its"
         " mean from none to the whole image with a 95% interval, and that over a growing share of shuffled pixels."
     )
-    heads = [tile_text(side) for side in sides]
-    lines = [markdown_line(["model", *heads, "mean", "mean by share", "record"])]
-    lines.append(markdown_line(["---", *["---:"] * (len(heads) + 2), "---"]))
+    head = ["model", *(tile_text(side) for side in sides), "mean", "mean by share", "record"]
+    lines: list[list[str]] = []
     for record in records:
         rates = dict(accuracy_by_tile(record))
         cells = [percent(rates[side]) if side in rates else "-" for side in sides]
         cells += [_percents(score(record, "model", metric)) for metric in ("area_by_tile", "area_by_fraction")]
-        link = f"[record](records/{record.id}/probe.json)"
-        lines.append(markdown_line([as_markdown(record.model.name), *cells, link]))
+        lines.append(_probe_line(record, cells))
     title = f"### {as_markdown(board.protocol.title)} with shuffled pixels\n"
-    return [title, f"{about}\n", "\n".join(lines) + "\n"]
+    return [title, f"{about}\n", markdown_grid(head, lines, words=("model", "record"))]
+
+
+def _probe_line(record: ProbeRecord, cells: list[str]) -> list[str]:
+    """Return `cells` between the name of the model and a link to the record."""
+    return [as_markdown(record.model.name), *cells, f"[record](records/{record.id}/probe.json)"]
 
 
 def _percents(found: Score | None) -> str:
@@ -108,18 +112,17 @@ def _decoding(decoding: Decoding) -> str:
     first = decoding.first
     about = (
         f"{as_markdown(first.dataset.name)}, {first.dataset.n:,} {first.dataset.split} images;"
-        f" {as_markdown(settings_text(first))}; permutations {', '.join(map(str, first.protocol.permutation_seeds))};"
+        f" {as_markdown(decoder_text(first))}; permutations {', '.join(map(str, first.protocol.permutation_seeds))};"
         f" {baselines_text(first)}."
     )
-    lines = [markdown_line(["decoder", "PSNR", "SSIM", "circular padding", "on noise", "record"])]
-    lines.append(markdown_line(["---", *["---:"] * 4, "---"]))
+    head = ["decoder", "PSNR", "SSIM", "circular padding", "on noise", "record"]
     columns = (("decoder", "psnr", 1), ("decoder", "ssim", 3), ("circular", "psnr", 1), ("decoder_on_noise", "psnr", 1))
-    for record in decoding.records:
-        cells = [_decimals(score(record, subject, metric), places) for subject, metric, places in columns]
-        link = f"[record](records/{record.id}/probe.json)"
-        lines.append(markdown_line([as_markdown(record.model.name), *cells, link]))
+    lines = [
+        _probe_line(record, [_decimals(score(record, subject, metric), places) for subject, metric, places in columns])
+        for record in decoding.records
+    ]
     picture = "" if decoding.picture is None else f"\n![Truth, shuffled and decoded images]({decoding.picture})\n"
-    return f"{about}\n\n" + "\n".join(lines) + f"\n{picture}"
+    return f"{about}\n\n{markdown_grid(head, lines, words=('decoder', 'record'))}{picture}"
 
 
 def _decimals(found: Score | None, places: int) -> str:

@@ -17,7 +17,7 @@ from mixbench.leaderboard.board import Board, Leaderboard, Line, Place, Setting
 from mixbench.leaderboard.cards import Card, Submitted
 from mixbench.leaderboard.comparing import compared_lines
 from mixbench.leaderboard.figures import Figure, curves, scatter
-from mixbench.leaderboard.probes import accuracy_by_tile, baselines_text, score, settings_text, tile_text
+from mixbench.leaderboard.probes import accuracy_by_tile, baselines_text, decoder_text, score, tile_text
 from mixbench.leaderboard.ranking import RankRange
 from mixbench.leaderboard.rows import Row, attacks_of, deciding_attack, proof, rows_of, setting_text
 from mixbench.leaderboard.vendored import datatables_script, library
@@ -163,7 +163,7 @@ def html_page(leaderboard: Leaderboard) -> str:
         models=_models(leaderboard),
         score=score,
         baselines=baselines_text,
-        settings=settings_text,
+        decoder=decoder_text,
         leaderboard=leaderboard,
         command=numbers.command,
         library=library(),

@@ -61,7 +61,7 @@ def tile_text(side: int) -> str:
     return "none" if side <= 1 else f"{side} x {side}"
 
 
-def settings_text(record: ProbeRecord) -> str:
+def decoder_text(record: ProbeRecord) -> str:
     """Return the size and training of the decoders of an un-shuffle record."""
     settings = {name: record.probe.parameters.get(name, "?") for name in ("depth", "width", "kernel", "epochs")}
     sizes = ", ".join(f"{name} {settings[name]}" for name in ("depth", "width", "kernel"))
